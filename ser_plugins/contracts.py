@@ -1,0 +1,376 @@
+"""What passes between the parts: `Frames`, `Encoding`, `HeadInputs`, and the four kinds of plugin.
+
+Lengths are whole numbers of valid steps everywhere inside the package; SpeechBrain's relative lengths are converted
+once, by `Frames.from_relative`, at the recipe's door. What lies beyond a length is zero and never reaches a result:
+an utterance gives the same numbers alone, in a batch, and beside a longer one (1e-5 in float32). Caching and fair
+evaluation rest on that; `ser_plugins.testing` checks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16000  # Hz; the rate of every waveform inside the package (Lakomkin et al. 2017, §3.2.2)
+
+
+def length_mask(lengths: Tensor, time: int) -> Tensor:
+    """Which steps are valid.
+
+    Arguments
+    ---------
+    lengths : Tensor
+        Valid steps of each item, int64, ``[batch]``.
+    time : int
+        Steps in the padded batch.
+
+    Returns
+    -------
+    Tensor
+        Bool, ``[batch, time]``.
+
+    Example
+    -------
+    >>> length_mask(torch.tensor([1, 3]), 3).int().tolist()
+    [[1, 0, 0], [1, 1, 1]]
+    """
+    return torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A padded batch of vector sequences.
+
+    Arguments
+    ---------
+    data : Tensor
+        Float, ``[batch, time, dim]``; zero beyond each length.
+    lengths : Tensor
+        Valid frames of each item, int64, ``[batch]``.
+    rate : float
+        Frames per second.
+    """
+
+    data: Tensor
+    lengths: Tensor
+    rate: float
+
+    @classmethod
+    def from_list(cls, sequences: Sequence[Tensor], rate: float) -> Frames:
+        """Pads sequences ``[time, dim]`` of different lengths into one batch."""
+        lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+        return cls(nn.utils.rnn.pad_sequence(list(sequences), batch_first=True), lengths, rate)
+
+    @classmethod
+    def from_relative(cls, data: Tensor, relative: Tensor, rate: float) -> Frames:
+        """From SpeechBrain's relative lengths (fractions of the longest, ``[batch]``)."""
+        return cls(data, torch.round(relative * data.shape[1]).long(), rate).masked()
+
+    def mask(self) -> Tensor:
+        """Valid frames, bool, ``[batch, time]``."""
+        return length_mask(self.lengths, self.data.shape[1])
+
+    def masked(self) -> Frames:
+        """The same with zeros beyond each length."""
+        return Frames(self.data * self.mask().unsqueeze(2), self.lengths, self.rate)
+
+    def mean(self) -> Tensor:
+        """Mean over the valid frames, ``[batch, dim]`` (mean pooling, Lakomkin et al. 2017, §3.1.3).
+
+        Example
+        -------
+        >>> Frames(torch.tensor([[[2.0], [4.0], [0.0]]]), torch.tensor([2]), 100.0).mean()
+        tensor([[3.]])
+        """
+        total = self.masked().data.sum(dim=1)  # [batch, dim]
+        return total / self.lengths.clamp(min=1).unsqueeze(1)
+
+    def relative(self) -> Tensor:
+        """SpeechBrain's relative lengths, float, ``[batch]``."""
+        return self.lengths / max(self.data.shape[1], 1)
+
+    def unpad(self) -> list[Tensor]:
+        """The sequences ``[time, dim]`` without padding."""
+        return [item[:length] for item, length in zip(self.data, self.lengths.tolist(), strict=True)]
+
+    def to(self, device: torch.device | str) -> Frames:
+        """The same on another device."""
+        return Frames(self.data.to(device), self.lengths.to(device), self.rate)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What one pass of an encoder gives.
+
+    Arguments
+    ---------
+    layers : tuple[Frames, ...]
+        The representation of layer 1, 2, …, L; ``layers[k - 1]`` is the paper's layer k.
+    log_probs : Frames
+        CTC log-probabilities over the alphabet, blank first.
+    """
+
+    layers: tuple[Frames, ...]
+    log_probs: Frames
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """What a head asked for, and nothing else.
+
+    Arguments
+    ---------
+    features : Frames, optional
+        Acoustic features of the utterances.
+    sequences : Mapping[int, Frames]
+        Layer number → the frames of that encoder layer.
+    means : Mapping[int, Tensor]
+        Layer number → the mean over time of that encoder layer, ``[batch, dim]``.
+    """
+
+    features: Frames | None = None
+    sequences: Mapping[int, Frames] = field(default_factory=dict)
+    means: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> HeadInputs:
+        """The same on another device."""
+        return HeadInputs(
+            None if self.features is None else self.features.to(device),
+            {layer: frames.to(device) for layer, frames in self.sequences.items()},
+            {layer: mean.to(device) for layer, mean in self.means.items()},
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first tensor lies."""
+        if self.features is not None:
+            return self.features.data.device
+        tensors = [frames.data for frames in self.sequences.values()] + list(self.means.values())
+        return tensors[0].device
+
+
+LayerChoice = int | str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a head consumes: a plain value, read from the class without building the model.
+
+    A layer choice is a layer number, several numbers, ``"all"``, or the name of the constructor argument that holds
+    one of these: ``Needs(features=True, means="layer")`` is the progressive network's.
+
+    Arguments
+    ---------
+    features : bool
+        Whether the head reads acoustic features.
+    sequences : int | str | tuple[int, ...]
+        Encoder layers whose frames it reads.
+    means : int | str | tuple[int, ...]
+        Encoder layers whose mean over time it reads.
+    """
+
+    features: bool = False
+    sequences: LayerChoice = ()
+    means: LayerChoice = ()
+
+    def resolve(self, arguments: Mapping[str, Any], num_layers: int) -> Needs:
+        """The same with layer numbers in place of names.
+
+        Arguments
+        ---------
+        arguments : Mapping[str, Any]
+            Arguments of the head's constructor, defaults included.
+        num_layers : int
+            Layers of the encoder.
+
+        Returns
+        -------
+        Needs
+            ``sequences`` and ``means`` are sorted tuples of layer numbers.
+
+        Raises
+        ------
+        ValueError
+            A layer is outside 1..num_layers.
+
+        Example
+        -------
+        >>> Needs(features=True, means="layer").resolve({"layer": 2}, num_layers=5)
+        Needs(features=True, sequences=(), means=(2,))
+        """
+
+        def numbers(choice: Any) -> tuple[int, ...]:
+            if choice == "all":
+                return tuple(range(1, num_layers + 1))
+            if isinstance(choice, str):
+                return numbers(arguments[choice])
+            layers = (choice,) if isinstance(choice, int) else tuple(choice)
+            wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)
+                     or not 1 <= layer <= num_layers]
+            if wrong:
+                raise ValueError(f"layer {wrong[0]!r} does not exist: the encoder has layers 1 to {num_layers}")
+            return tuple(sorted(set(layers)))
+
+        return Needs(self.features, numbers(self.sequences), numbers(self.means))
+
+    @property
+    def encoder(self) -> bool:
+        """Whether any encoder layer is needed."""
+        return self.sequences != () or self.means != ()
+
+
+class Head(nn.Module, ABC):
+    """Maps what it `needs` to logits.
+
+    The constructor names every argument. Three of them are filled in by the toolkit where the head names them:
+    ``feature_dim`` (int, size of a feature frame), ``layer_dims`` (sequence of int, size of each encoder layer) and
+    ``num_classes`` (int). The others are the user's options, each with a default.
+    """
+
+    needs: Needs
+
+    @abstractmethod
+    def forward(self, inputs: HeadInputs) -> Tensor:
+        """Returns logits, ``[batch, classes]``."""
+
+
+class FeatureExtractor(nn.Module, ABC):
+    """Maps waveforms to frames of acoustic features. ``dim`` is the size of a frame, ``rate`` frames per second."""
+
+    dim: int
+    rate: float
+
+    @abstractmethod
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:
+        """Extracts features.
+
+        Arguments
+        ---------
+        waveforms : Tensor
+            Float, ``[batch, samples]`` at `SAMPLE_RATE`, zero beyond each length.
+        lengths : Tensor
+            Valid samples of each item, int64, ``[batch]``.
+
+        Returns
+        -------
+        Frames
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes the output, as plain values: constructor arguments, and a version of the code."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the class and its `settings`; stored features are keyed by it."""
+        return fingerprint({"class": type(self).__qualname__, **self.settings()}, self.state_dict())
+
+
+class Encoder(nn.Module, ABC):
+    """A pretrained speech recogniser. It is frozen by `freeze`; preprocessing is part of it.
+
+    ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers.
+    """
+
+    layer_dims: tuple[int, ...]
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, source: str | Path | None = None) -> Encoder:
+        """Loads a trained encoder from a folder; None is the plugin's own default."""
+
+    @abstractmethod
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Encoding:
+        """Encodes waveforms, ``[batch, samples]`` at `SAMPLE_RATE` with int64 ``lengths`` ``[batch]``."""
+
+    @abstractmethod
+    def decode(self, log_probs: Frames) -> list[str]:
+        """Greedy transcript of each item."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of the weights and of everything that changes the output; stored representations are keyed by it."""
+
+    def freeze(self) -> Encoder:
+        """Evaluation mode and no gradients, for good."""
+        return self.eval().requires_grad_(False)
+
+
+def fingerprint(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Hash of plain settings and tensors, 16 hexadecimal digits, the same on every machine.
+
+    Example
+    -------
+    >>> fingerprint({"n": 1}, {}) == fingerprint({"n": 1}, {}) != fingerprint({"n": 2}, {})
+    True
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One row that a corpus reader gives. `ser_plugins.corpora.manifest` adds duration and sample rate.
+
+    Arguments
+    ---------
+    id : str
+        Unique in the corpus.
+    path : Path
+        Audio file.
+    speaker : str
+        Who speaks; folds are made by it.
+    emotion : str
+        The corpus's own label; mapped to the common names by the manifest. Empty for speech without one.
+    text : str
+        Transcript, empty where there is none.
+    session : str
+        Recording session, empty where there is none.
+    gender : str
+        ``"female"``, ``"male"`` or empty.
+    start, end : float, optional
+        Segment in seconds; None is the file's beginning or end.
+    """
+
+    id: str
+    path: Path
+    speaker: str
+    emotion: str = ""
+    text: str = ""
+    session: str = ""
+    gender: Literal["female", "male", ""] = ""
+    start: float | None = None
+    end: float | None = None
+
+
+class Corpus(ABC):
+    """A reader of one corpus layout; options are constructor arguments.
+
+    ``layout`` is one line that shows the expected layout, printed when a folder is of another one.
+    ``labels`` maps the corpus's own labels to the common names.
+    """
+
+    layout: str
+    labels: Mapping[str, str]
+
+    @abstractmethod
+    def read(self, folder: Path) -> Iterable[Utterance]:
+        """Lists the corpus's utterances.
+
+        Raises
+        ------
+        DataError
+            The folder is missing or of another layout; the expected layout and first missing path are named.
+        """

@@ -1,0 +1,51 @@
+"""The three errors that a user can cause; every message says what was found, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SerError(Exception):
+    """Base of the errors below. The command line prints it without a traceback."""
+
+
+class PluginError(SerError):
+    """A plugin is missing, broken, doubly installed or breaks its contract."""
+
+
+class DataError(SerError):
+    """Audio, a manifest, a corpus folder or a model file is not what it should be."""
+
+
+class OptionError(SerError):
+    """An option, argument, label or YAML key has a wrong name or value."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "known") -> str:
+    """Sentence that names what exists and guesses what was meant.
+
+    Arguments
+    ---------
+    kind : str
+        What the name names, e.g. ``"head"``.
+    name : str
+        The name that was not found.
+    known : Iterable[str]
+        The names that exist.
+    heading : str
+        How the list of known names is introduced.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> unknown_name("head", "progresive", ["mp", "progressive"], "installed")
+    "no head 'progresive'; did you mean 'progressive'? installed: mp, progressive"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    guess = f"; did you mean '{close[0]}'?" if close else ";"
+    return f"no {kind} '{name}'{guess} {heading}: {', '.join(names) if names else '(none)'}"

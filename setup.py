@@ -1,0 +1,70 @@
+"""Metadata, dependencies and entry points: the list of every built-in plugin."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").read_text()).group(1)
+
+SYNTHETIC = ["espeakng-loader>=0.2.4"]
+TEST = ["pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", *SYNTHETIC]
+
+setup(
+    name="ser_plugins",
+    version=VERSION,
+    description="Speech emotion recognition from the representations of a frozen speech recogniser",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ser_plugins", "ser_plugins.*"]),
+    package_data={"ser_plugins": ["assets/**/*", "corpora/*.yaml", "features/*.conf", "py.typed"]},
+    install_requires=[
+        # torchaudio's last release, 2.11.0, works with torch 2.11 only: other pairs fail at `import speechbrain`.
+        "torch>=2.11,<2.12",
+        "torchaudio>=2.11,<2.12",
+        "speechbrain>=1.1.2,<1.2",
+        "hyperpyyaml>=1.2.3",
+        "ruamel.yaml<0.19",  # hyperpyyaml 1.2.3 breaks on 0.19
+        "sentencepiece>=0.2",
+        "safetensors>=0.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "soundfile>=0.12.1",
+        "soxr>=0.3",
+        "opensmile>=2.5",
+        "librosa>=0.10",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tqdm",
+    ],
+    extras_require={
+        "synthetic": SYNTHETIC,
+        "test": TEST,
+        "all": sorted({*SYNTHETIC, *TEST}),
+    },
+    entry_points={
+        "console_scripts": ["ser = ser_plugins.cli:main"],
+        "ser_plugins.corpora": [
+            "csv = ser_plugins.corpora.csv:CSV",
+            "emodb = ser_plugins.corpora.emodb:EmoDB",
+            "iemocap = ser_plugins.corpora.iemocap:IEMOCAP",
+            "librispeech = ser_plugins.corpora.librispeech:LibriSpeech",
+            "ravdess = ser_plugins.corpora.ravdess:RAVDESS",
+            "synthetic = ser_plugins.corpora.synthetic:Synthetic",
+        ],
+        "ser_plugins.features": [
+            "mfcc_pitch = ser_plugins.features.mfcc_pitch:MFCCPitch",
+            "spectrogram = ser_plugins.features.spectrogram:Spectrogram",
+        ],
+        "ser_plugins.encoders": ["deepspeech2 = ser_plugins.encoders.deepspeech2:DeepSpeech2"],
+        "ser_plugins.heads": [
+            "baseline = ser_plugins.heads.baseline:Baseline",
+            "mp = ser_plugins.heads.mp:MeanPooling",
+            "progressive = ser_plugins.heads.progressive:Progressive",
+            "rnn = ser_plugins.heads.rnn:RNN",
+        ],
+    },
+)
