@@ -5,20 +5,25 @@ A plugin is a class that a distribution names in its ``setup.py``::
     entry_points={"ser_plugins.heads": ["attention = ser_head_attention:Attention"]}
 
 Only the plugin asked for is imported. Two distributions that register one name are refused, both named. A plugin
-that does not import is reported by `check`, and does not disturb the others.
+that does not import is reported by ``ser check``, and does not disturb the others. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
+import types
+import typing
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ser_plugins.errors import OptionError, PluginError, unknown_name
 
+logger = logging.getLogger(__name__)
+
 GROUPS = ("corpora", "features", "encoders", "heads")
-_SINGULAR = {"corpora": "corpus", "features": "feature extractor", "encoders": "encoder", "heads": "head"}
+SINGULAR = {"corpora": "corpus", "features": "feature extractor", "encoders": "encoder", "heads": "head"}
 
 
 def installed(group: str) -> dict[str, list[EntryPoint]]:
@@ -58,16 +63,16 @@ def find(group: str, name: str) -> EntryPoint:
     """
     names = installed(group)
     if name not in names:
-        raise PluginError(unknown_name(_SINGULAR[group], name, names, "installed"))
+        raise PluginError(unknown_name(SINGULAR[group], name, names, "installed"))
     entries = names[name]
     if len(entries) > 1:
         owners = " and ".join(f"{distribution(entry)} ({entry.value})" for entry in entries)
-        raise PluginError(f"{_SINGULAR[group]} '{name}' is registered by {owners}; uninstall one of them")
+        raise PluginError(f"{SINGULAR[group]} '{name}' is registered by {owners}; uninstall one of them")
     return entries[0]
 
 
 def load(group: str, name: str) -> Any:
-    """Imports one plugin.
+    """Imports one plugin; its distribution and version go to the log.
 
     Returns
     -------
@@ -80,17 +85,27 @@ def load(group: str, name: str) -> Any:
         No such name, a double one, or the plugin fails to import (the cause is chained).
     """
     entry = find(group, name)
+    origin = f"{SINGULAR[group]} '{name}' of {distribution(entry)} ({entry.value})"
     try:
-        return entry.load()
+        plugin = entry.load()
     except Exception as error:  # a stranger's module may raise anything
-        raise PluginError(
-            f"{_SINGULAR[group]} '{name}' of {distribution(entry)} ({entry.value}) does not load: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise PluginError(f"{origin} does not load: {type(error).__name__}: {error}") from error
+    if not isinstance(plugin, type):
+        raise PluginError(f"{origin} is no class but of type {type(plugin).__name__}")
+    logger.debug("%s", origin)
+    return plugin
 
 
 def arguments(plugin: type) -> dict[str, inspect.Parameter]:
-    """The constructor's arguments by name, in order, without ``self``."""
+    """The constructor's arguments by name, in order, without ``self``.
+
+    Example
+    -------
+    >>> class Head:
+    ...     def __init__(self, num_classes: int, layer: int = 3) -> None: ...
+    >>> list(arguments(Head))
+    ['num_classes', 'layer']
+    """
     return dict(inspect.signature(plugin).parameters)
 
 
@@ -105,9 +120,9 @@ def create(group: str, name: str, options: Mapping[str, Any] | None = None,
     name : str
         The plugin's name.
     options : Mapping[str, Any]
-        Arguments of the constructor; an unknown one is refused.
+        Arguments of the constructor; an unknown one is refused, and so is a value of another plain type.
     context : Mapping[str, Any]
-        Values that the toolkit offers; passed only where the constructor names them.
+        Values that the toolkit offers; passed only where the constructor names them, and not the user's to set.
 
     Returns
     -------
@@ -122,13 +137,41 @@ def create(group: str, name: str, options: Mapping[str, Any] | None = None,
     """
     plugin = load(group, name)
     known = arguments(plugin)
-    context = {key: value for key, value in (context or {}).items() if key in known}
+    offered = {key: value for key, value in (context or {}).items() if key in known}
+    own = [key for key in known if key not in offered]
     options = dict(options or {})
     for option in options:
-        if option not in known or option in context:
-            own = [key for key in known if key not in context]
-            raise OptionError(unknown_name(f"argument of {_SINGULAR[group]} '{name}'", option, own, "valid arguments"))
+        if option not in own:
+            raise OptionError(unknown_name(f"argument of {SINGULAR[group]} '{name}'", option, own, "valid arguments"))
     try:
-        return plugin(**context, **options)
+        _check_types(plugin, options)
+        _check_layers(plugin, options, offered)
+        return plugin(**offered, **options)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"{_SINGULAR[group]} '{name}': {error}") from error
+        raise OptionError(f"{SINGULAR[group]} '{name}': {error}") from error
+
+
+def _check_types(plugin: type, options: Mapping[str, Any]) -> None:
+    """Refuses a value that is none of the plain types its argument is annotated with; other annotations pass."""
+    try:
+        hints = typing.get_type_hints(plugin.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # annotations that cannot be evaluated say nothing
+        return
+    for option, value in options.items():
+        hint = hints.get(option)
+        is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        allowed = typing.get_args(hint) if is_union else (hint,)
+        if not set(allowed) <= {bool, int, float, str, type(None)}:
+            continue
+        accepted = (*allowed, int) if float in allowed else allowed  # a whole number may stand for a float
+        stray_bool = isinstance(value, bool) and bool not in allowed  # Python counts True as an int
+        if stray_bool or not isinstance(value, accepted):
+            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise TypeError(f"{option} must be {names}, not {type(value).__name__} {value!r}")
+
+
+def _check_layers(plugin: Any, options: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
+    """Refuses a layer that the encoder does not have, before a head indexes its sizes with it."""
+    if hasattr(plugin, "needs") and "layer_dims" in offered:
+        defaults = {key: argument.default for key, argument in arguments(plugin).items()}
+        plugin.needs.resolve({**defaults, **options}, len(offered["layer_dims"]))

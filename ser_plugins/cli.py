@@ -1,0 +1,274 @@
+"""The command ``ser``: lists, describes and checks plugins, prepares corpora, recognises emotions and transcribes.
+
+Exit codes: 0, done; 1, done except for files that are named on standard error; 2, a mistake in what was asked, told
+in one line. ``ser list`` imports no plugin, and neither torch nor SpeechBrain: they are imported where a command
+needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from ser_plugins import __version__, registry
+from ser_plugins.errors import OptionError, PluginError, SerError, unknown_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Arguments
+    ---------
+    arguments : Sequence[str], optional
+        As in ``sys.argv[1:]``, which None stands for.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise OptionError(unknown_name("command", arguments[0], COMMANDS, "commands"))
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return 0
+        if options.command == "prepare":
+            options.options = parse_options(rest)
+        elif rest:
+            raise OptionError(f"'ser {options.command}' takes no argument '{rest[0]}'; see ser {options.command} -h")
+        return COMMANDS[options.command](options)
+    except SerError as error:
+        print(f"ser: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ser", description="Speech emotion recognition over a frozen recogniser.",
+                                     allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"ser_plugins {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    listing = command("list", "list the installed plugins")
+    listing.add_argument("group", nargs="?", help=", ".join(registry.GROUPS))
+    info = command("info", "describe a plugin: origin, arguments, defaults, documentation")
+    info.add_argument("name", metavar="NAME")
+    check = command("check", "check a plugin against its contract; without a name, every plugin")
+    check.add_argument("name", metavar="NAME", nargs="?")
+    for parser_of_plugin in (info, check):
+        parser_of_plugin.add_argument("--group", help=f"its group: {', '.join(registry.GROUPS)}")
+    prepare = command("prepare", "read and validate a corpus and write its manifest; "
+                                 "the reader's own options follow as --option value (ser info CORPUS lists them)")
+    prepare.add_argument("corpus", metavar="CORPUS")
+    prepare.add_argument("folder", metavar="FOLDER")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="where manifest.csv goes")
+    predict = command("predict", "transcript and emotion of audio files, one JSON line per file")
+    predict.add_argument("--model", required=True, metavar="RUN_FOLDER", help="folder of a training run")
+    transcribe = command("transcribe", "transcript of audio files, one JSON line per file")
+    transcribe.add_argument("--encoder", metavar="FOLDER", help="a trained encoder; by default the one shipped")
+    for parser_of_files in (predict, transcribe):
+        parser_of_files.add_argument("files", nargs="+", metavar="FILE")
+        parser_of_files.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    return parser
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Reads ``--option value`` and ``--option=value``; values are YAML.
+
+    Arguments
+    ---------
+    words : Sequence[str]
+        Words of the command line.
+
+    Returns
+    -------
+    dict[str, Any]
+
+    Raises
+    ------
+    OptionError
+        A word that belongs to no option, an option without a value, twice the same, or a value that is no YAML.
+
+    Example
+    -------
+    >>> parse_options(["--label_rule", "paper", "--merge_calm=true", "--speakers", "10"])
+    {'label_rule': 'paper', 'merge_calm': True, 'speakers': 10}
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise OptionError(f"'{word}' belongs to no option: write --option value or --option=value, "
+                              "without spaces around '='")
+        if not equals:
+            if not remaining or remaining[0].startswith("--"):
+                raise OptionError(f"option --{name} has no value: write --{name} value")
+            value = remaining.pop(0)
+        if name in options:
+            raise OptionError(f"option --{name} is given twice")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise OptionError(f"the value of --{name}, {value!r}, is no YAML: {error}") from error
+    return options
+
+
+def list_plugins(options: argparse.Namespace) -> int:
+    """``ser list [group]``: name, distribution, version and class of every plugin; nothing is imported."""
+    groups = [options.group] if options.group else registry.GROUPS
+    found = {group: registry.installed(group) for group in groups}
+    width = max((len(name) for names in found.values() for name in names), default=0)
+    for group, names in found.items():
+        print(group)
+        for name, entries in names.items():
+            print(f"  {name:{width}}  {_origin(entries)}")
+        if not names:
+            print("  (none)")
+    return 0
+
+
+def _origin(entries: Sequence[EntryPoint]) -> str:
+    owners = " and ".join(f"{registry.distribution(entry)} ({entry.value})" for entry in entries)
+    return owners if len(entries) == 1 else f"REGISTERED {len(entries)} TIMES, not usable: by {owners}"
+
+
+def group_of(name: str, group: str | None = None) -> str:
+    """The group that has a plugin of this name.
+
+    Arguments
+    ---------
+    name : str
+        A plugin's name.
+    group : str, optional
+        What the user says it is.
+
+    Raises
+    ------
+    PluginError
+        No group has it, or the one that the user says has not.
+    OptionError
+        Several groups have it.
+
+    Example
+    -------
+    >>> group_of("progressive")
+    'heads'
+    """
+    if group is not None:
+        registry.find(group, name)
+        return group
+    names = {candidate: registry.installed(candidate) for candidate in registry.GROUPS}
+    having = [candidate for candidate, found in names.items() if name in found]
+    if not having:
+        raise PluginError(unknown_name("plugin", name, set().union(*names.values()), "installed"))
+    if len(having) > 1:
+        raise OptionError(f"'{name}' is in the groups {' and '.join(having)}; choose by --group {having[0]}")
+    return having[0]
+
+
+def describe(options: argparse.Namespace) -> int:
+    """``ser info NAME``: group, origin, needs, arguments with types and defaults, documentation."""
+    group = group_of(options.name, options.group)
+    entry = registry.find(group, options.name)
+    plugin = registry.load(group, options.name)
+    print(f"{registry.SINGULAR[group]} '{options.name}'")
+    print(f"  distribution  {registry.distribution(entry)}")
+    print(f"  class         {entry.value}")
+    if hasattr(plugin, "needs"):
+        print(f"  needs         {plugin.needs}")
+    print("  arguments")
+    for argument in registry.arguments(plugin).values():
+        print(f"    {_argument(argument)}")
+    print(f"\n{inspect.cleandoc(plugin.__doc__ or '(no documentation)')}")
+    return 0
+
+
+def _argument(argument: inspect.Parameter) -> str:
+    annotation = "" if argument.annotation is argument.empty else f": {inspect.formatannotation(argument.annotation)}"
+    default = "" if argument.default is argument.empty else f" = {argument.default!r}"
+    return f"{argument.name}{annotation.replace(chr(39), '')}{default}"  # annotations are quoted where postponed
+
+
+def check_plugins(options: argparse.Namespace) -> int:
+    """``ser check [NAME]``: the contract's rules, one plugin or all; broken ones do not hide the others."""
+    if options.name:
+        chosen = [(group_of(options.name, options.group), options.name)]
+    else:
+        groups = [options.group] if options.group else registry.GROUPS
+        chosen = [(group, name) for group in groups for name in registry.installed(group)]
+    from ser_plugins import testing
+
+    broken = []
+    for group, name in chosen:
+        try:
+            testing.check(group, name)
+            print(f"{registry.SINGULAR[group]} '{name}' keeps all {len(testing.RULES[group])} rules", flush=True)
+        except PluginError as error:
+            broken.append(error)
+            if len(chosen) > 1:
+                print(f"BROKEN: {error}", flush=True)
+    if broken:
+        raise broken[0] if len(chosen) == 1 else PluginError(f"{len(broken)} of {len(chosen)} plugins are broken")
+    return 0
+
+
+def prepare_corpus(options: argparse.Namespace) -> int:
+    """``ser prepare CORPUS FOLDER --out DIR``: writes the manifest, prints its counts and where it lies."""
+    from ser_plugins.corpora import manifest
+
+    path = manifest.prepare(options.corpus, options.folder, options.out, options.options)
+    print(manifest.report(path))
+    print(path)
+    return 0
+
+
+def predict_files(options: argparse.Namespace) -> int:
+    """``ser predict FILES… --model RUN_FOLDER``: transcript and emotion in one pass each."""
+    from ser_plugins.inference import EmotionRecognizer
+
+    recognizer = EmotionRecognizer.from_hparams(source=options.model, run_opts={"device": options.device})
+    return _each_file(options.files, lambda path: recognizer.transcribe_and_classify_file(path).to_dict())
+
+
+def transcribe_files(options: argparse.Namespace) -> int:
+    """``ser transcribe FILES…``: transcripts."""
+    from ser_plugins.inference import SpeechRecognizer
+
+    recognizer = SpeechRecognizer.from_hparams(source=options.encoder, run_opts={"device": options.device})
+    return _each_file(options.files, lambda path: {"text": recognizer.transcribe_file(path)})
+
+
+def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) -> int:
+    """Prints one JSON line per file, of a file that cannot be read to standard error; 1 if there was one."""
+    failed = False
+    for path in files:
+        try:
+            print(json.dumps({"file": path, **answer(path)}, ensure_ascii=False), flush=True)
+        except SerError as error:
+            failed = True
+            print(json.dumps({"file": path, "error": str(error)}, ensure_ascii=False), file=sys.stderr, flush=True)
+    return int(failed)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": list_plugins, "info": describe, "check": check_plugins, "prepare": prepare_corpus,
+    "predict": predict_files, "transcribe": transcribe_files,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""What the recipes share around SpeechBrain: the command line, the YAML with its regimes, checkpoints, batch order.
+
+A recipe's YAML is either a complete experiment or a variation of one::
+
+    experiment: !include:ser.yaml
+        head: progressive
+        layer: 2
+
+An experiment may hold ``regimes``: named sets of overrides, chosen by the key ``regime``. Precedence: the file, then
+its regime, then the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.run_opts import RunOptions
+from torch.utils.data import Sampler
+
+from ser_plugins.errors import OptionError, SerError, unknown_name
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe's command line, read and checked.
+
+    Arguments
+    ---------
+    file : Path
+        The YAML file.
+    hparams : dict
+        Loaded hyperparameters.
+    run_opts : RunOptions
+        SpeechBrain's run options (device, debug, …).
+    overrides : dict
+        Overrides in the file's own structure, for `speechbrain.create_experiment_directory`.
+    given : frozenset[str]
+        Keys that the command line set.
+    """
+
+    file: Path
+    hparams: dict[str, Any]
+    run_opts: RunOptions
+    overrides: dict[str, Any]
+    given: frozenset[str]
+
+
+def load(argv: Sequence[str]) -> Experiment:
+    """Reads ``RECIPE.yaml [--key value | --key=value | --run_option]…``.
+
+    Raises
+    ------
+    OptionError
+        The file is missing or no YAML, a key or run option is unknown (the nearest is named), a value is missing, or
+        an ``=`` stands alone.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        raise OptionError("usage: python recipes/RECIPE.py HPARAMS.yaml [--key value]…; the keys are those of the YAML "
+                          "file, and SpeechBrain's run options such as --device and --debug")
+    file = Path(argv[0])
+    if not file.is_file():
+        raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")
+    keys = _experiment(_tree(file, {}))
+    given, run_arguments = _split(argv[1:], list(keys))
+    chosen = dict(given)
+    regimes = keys.get("regimes")
+    if regimes is not None:
+        regime = given.get("regime", keys["regime"])
+        if regime not in regimes:
+            raise OptionError(unknown_name("regime", str(regime), regimes, "known"))
+        chosen = {**(regimes[regime] or {}), **given}
+    overrides = {"experiment": chosen} if _is_variation(_tree(file, {})) else chosen
+    try:
+        with open(file, encoding="utf-8") as stream:
+            hparams = load_hyperpyyaml(stream, overrides, overrides_must_match=False)
+    except SerError:
+        raise
+    except (ValueError, TypeError, KeyError, OSError, YAMLError, yaml.YAMLError) as error:
+        raise OptionError(f"{file} cannot be loaded with these options: {error}") from error
+    _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
+    return Experiment(file, _experiment(hparams), run_opts, overrides, frozenset(given))
+
+
+def _is_variation(tree: Mapping[str, Any]) -> bool:
+    return list(tree) == ["experiment"]
+
+
+def _experiment(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return tree["experiment"] if _is_variation(tree) else dict(tree)
+
+
+def _tree(file: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML's keys and plain values; nothing is constructed, and placeholders are left alone."""
+    reader = YAML()
+    try:
+        tree = reader.load(file.read_text(encoding="utf-8"))
+        included = tree.get("experiment") if isinstance(tree, Mapping) else None
+        tag = getattr(getattr(included, "tag", None), "value", None) or ""
+        if tag.startswith("!include:"):
+            base = reader.load((file.parent / tag.removeprefix("!include:")).read_text(encoding="utf-8"))
+            return {"experiment": {**base, **included}}
+    except (YAMLError, OSError) as error:
+        raise OptionError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise OptionError(f"{file} holds no keys")
+    return dict(tree)
+
+
+def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Divides the command line into overrides of YAML keys and SpeechBrain's run options."""
+    run_options = {key: value for key, value in RunOptions().as_dict().items()
+                   if key not in ("param_file", "overridden_args")}
+    given: dict[str, Any] = {}
+    run_arguments: list[str] = []
+    rest = list(arguments)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token == "--":
+            raise OptionError(f"unexpected '{token}'; options are written --key value or --key=value, "
+                              "without spaces around '='")
+        key, equals, value = token[2:].partition("=")
+        if key not in keys and key not in run_options:
+            raise OptionError(unknown_name("option", f"--{key}", [f"--{name}" for name in {*keys, *run_options}]))
+        if run_options.get(key) is False and key not in keys:
+            run_arguments.append(token)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--") or rest[0] == "=":
+                raise OptionError(f"--{key} needs a value: --{key} VALUE or --{key}=VALUE, without spaces around '='")
+            value = rest.pop(0)
+        if key in keys:
+            try:
+                given[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise OptionError(f"--{key}: '{value}' is not a YAML value: {error}") from error
+        else:
+            run_arguments.append(f"--{key}={value}")
+    return given, run_arguments
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a recipe's main with the command line; a user's error is one sentence and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except SerError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; is the folder writable and the disk not full?")
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's checkpointer, safe against a kill at any moment.
+
+    The metafile makes a folder a checkpoint. SpeechBrain writes it first, so that a killed process leaves a checkpoint
+    without its parameters; here it gets its name last.
+    """
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class."""
+        checkpoint = super().save_checkpoint(*args, **kwargs)
+        if checkpoint is not None:
+            os.replace(checkpoint.path / f"{METAFNAME}.partial", checkpoint.path / METAFNAME)
+        return checkpoint
+
+    def _save_checkpoint_metafile(self, fpath: Path, *args: Any, **kwargs: Any) -> Any:
+        return super()._save_checkpoint_metafile(fpath.with_name(f"{METAFNAME}.partial"), *args, **kwargs)
+
+
+class SortaGradSampler(Sampler[list[int]]):
+    """Batches in the order of SortaGrad: the first epoch by duration, shortest first (Amodei et al. 2016).
+
+    The order of an epoch depends on the seed and the epoch's number alone, so that a resumed run repeats it.
+
+    Arguments
+    ---------
+    durations : Sequence[float]
+        Duration of each item in seconds.
+    batch_size : int
+        Items of a batch; the last one may have fewer.
+    seed : int
+        Seed of the shuffling.
+    buckets : bool
+        Later epochs shuffle batches of items of like duration; otherwise they shuffle items.
+    rank, world_size : int
+        This process and the number of processes; each gets as many batches as the others.
+
+    Example
+    -------
+    >>> sampler = SortaGradSampler([3.0, 1.0, 2.0], batch_size=2, seed=0)
+    >>> list(sampler)
+    [[1, 2], [0]]
+    """
+
+    def __init__(self, durations: Sequence[float], batch_size: int, seed: int, buckets: bool = False,
+                 rank: int = 0, world_size: int = 1) -> None:
+        self.durations, self.batch_size, self.seed, self.buckets = list(durations), batch_size, seed, buckets
+        self.rank, self.world_size, self.epoch = rank, world_size, 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of an epoch, counted from 1."""
+        self.epoch = epoch
+
+    def _batches(self) -> list[list[int]]:
+        order = sorted(range(len(self.durations)), key=lambda item: self.durations[item])
+        shuffle = random.Random(f"{self.seed} {self.epoch}").shuffle
+        if self.epoch > 1 and not self.buckets:
+            shuffle(order)
+        batches = [order[start:start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        if self.epoch > 1 and self.buckets:
+            shuffle(batches)
+        return batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._batches()
+        return iter(batches[self.rank:len(batches) - len(batches) % self.world_size:self.world_size])
+
+    def __len__(self) -> int:
+        return -(-len(self.durations) // self.batch_size) // self.world_size

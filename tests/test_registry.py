@@ -1,0 +1,170 @@
+"""Names to plugins, on entry points that exist only in memory."""
+
+import sys
+from importlib.metadata import Distribution, EntryPoint, EntryPoints
+
+import pytest
+
+from ser_plugins import registry
+from ser_plugins.errors import OptionError, PluginError
+
+
+class InMemory(Distribution):
+    """A distribution that has a name, a version and entry points, and no files."""
+
+    def __init__(self, name, entries):
+        self._entries = [EntryPoint(each, value, group)._for(self) for group, each, value in entries]
+        self._name = name
+
+    @property
+    def metadata(self):
+        return {"Name": self._name, "Version": "1.0"}
+
+    @property
+    def entry_points(self):
+        return EntryPoints(self._entries)
+
+    def read_text(self, filename):
+        return None
+
+    def locate_file(self, path):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Installs distributions ``name=[(group, plugin name, "module:Class"), …]`` beside modules in ``tmp_path``."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def installed(**distributions):
+        entries = [entry for name, found in distributions.items() for entry in InMemory(name, found).entry_points]
+        monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(entries).select(group=group))
+
+    yield installed
+    for name in [name for name in sys.modules if name.startswith("stranger")]:
+        del sys.modules[name]
+
+
+PLUGIN = '''
+class Plugin:
+    def __init__(self, num_classes: int, layer: int = 2, dropout: float = 0.25, name: "str | None" = None):
+        if layer > 9:
+            raise ValueError(f"layer {layer} is too high")
+        self.given = (num_classes, layer, dropout, name)
+'''
+
+
+@pytest.fixture
+def stranger(install, tmp_path):
+    """One head, `attention`, that tells what its constructor was given."""
+    (tmp_path / "stranger.py").write_text(PLUGIN)
+    install(stranger=[("ser_plugins.heads", "attention", "stranger:Plugin")])
+
+
+def test_names_are_sorted_and_keep_their_distribution(install):
+    install(one=[("ser_plugins.heads", "b", "x:X"), ("ser_plugins.features", "f", "x:F")],
+            two=[("ser_plugins.heads", "a", "y:Y")])
+    found = registry.installed("heads")
+    assert list(found) == ["a", "b"]
+    assert registry.distribution(found["a"][0]) == "two 1.0"
+
+
+def test_two_distributions_with_one_name_are_refused_and_named(install):
+    install(one=[("ser_plugins.heads", "attention", "stranger_one:A")],
+            two=[("ser_plugins.heads", "attention", "stranger_two:B")])
+    with pytest.raises(PluginError, match=r"head 'attention' is registered by one 1\.0 \(stranger_one:A\) and "
+                                          r"two 1\.0 \(stranger_two:B\); uninstall one of them"):
+        registry.load("heads", "attention")
+
+
+def test_a_double_name_does_not_disturb_the_others(install, tmp_path):
+    (tmp_path / "stranger.py").write_text(PLUGIN)
+    install(one=[("ser_plugins.heads", "twice", "a:A"), ("ser_plugins.heads", "good", "stranger:Plugin")],
+            two=[("ser_plugins.heads", "twice", "b:B")])
+    assert registry.load("heads", "good").__name__ == "Plugin"
+
+
+def test_a_broken_plugin_is_reported_and_does_not_disturb_the_others(install, tmp_path):
+    (tmp_path / "stranger_broken.py").write_text("1 / 0")
+    (tmp_path / "stranger_good.py").write_text(PLUGIN)
+    install(one=[("ser_plugins.heads", "broken", "stranger_broken:Plugin")],
+            two=[("ser_plugins.heads", "good", "stranger_good:Plugin")])
+    assert registry.create("heads", "good", context={"num_classes": 4}).given == (4, 2, 0.25, None)
+    with pytest.raises(PluginError, match=r"head 'broken' of one 1\.0 \(stranger_broken:Plugin\) does not load: "
+                                          "ZeroDivisionError: division by zero"):
+        registry.load("heads", "broken")
+
+
+def test_what_is_no_class_is_refused(install, tmp_path):
+    (tmp_path / "stranger.py").write_text("Plugin = 3")
+    install(one=[("ser_plugins.heads", "three", "stranger:Plugin")])
+    with pytest.raises(PluginError, match="is no class but of type int"):
+        registry.load("heads", "three")
+
+
+def test_only_the_plugin_asked_for_is_imported(install, tmp_path):
+    for name in ("stranger_wanted", "stranger_other"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN)
+    install(one=[("ser_plugins.heads", "wanted", "stranger_wanted:Plugin"),
+                 ("ser_plugins.heads", "other", "stranger_other:Plugin")])
+    registry.installed("heads")
+    assert not [name for name in sys.modules if name.startswith("stranger")]
+    registry.load("heads", "wanted")
+    assert [name for name in sys.modules if name.startswith("stranger")] == ["stranger_wanted"]
+
+
+@pytest.mark.usefixtures("stranger")
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: registry.find("heads", "atention"), "no head 'atention'; did you mean 'attention'? installed: attention"),
+    (lambda: registry.find("corpora", "emodb"), "no corpus 'emodb'; installed: (none)"),
+    (lambda: registry.installed("head"),
+     "no plugin group 'head'; did you mean 'heads'? known: corpora, encoders, features, heads"),
+])
+def test_a_wrong_name_names_the_right_ones(call, message):
+    with pytest.raises(PluginError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("stranger")
+@pytest.mark.parametrize(("options", "message"), [
+    ({"layr": 3},
+     "no argument of head 'attention' 'layr'; did you mean 'layer'? valid arguments: dropout, layer, name"),
+    ({"num_classes": 3}, "no argument of head 'attention' 'num_classes'; valid arguments: dropout, layer, name"),
+    ({"layer": "two"}, "head 'attention': layer must be int, not str 'two'"),
+    ({"layer": True}, "head 'attention': layer must be int, not bool True"),
+    ({"name": 3}, "head 'attention': name must be str or None, not int 3"),
+    ({"layer": 12}, "head 'attention': layer 12 is too high"),
+])
+def test_a_wrong_option_is_refused(options, message):
+    with pytest.raises(OptionError) as caught:
+        registry.create("heads", "attention", options, {"num_classes": 4})
+    assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("stranger")
+def test_context_goes_only_where_it_is_named():
+    head = registry.create("heads", "attention", {"dropout": 0}, {"num_classes": 4, "feature_dim": 27})
+    assert head.given == (4, 2, 0, None)
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_missing_argument_is_named():
+    with pytest.raises(OptionError, match=r"head 'attention': .*num_classes"):
+        registry.create("heads", "attention")
+
+
+@pytest.mark.parametrize("layer", [0, 6, -1])
+@pytest.mark.parametrize("name", ["mp", "rnn", "progressive"])
+def test_a_layer_that_the_encoder_does_not_have_is_refused(name, layer):
+    context = {"feature_dim": 27, "layer_dims": (512,) * 5, "num_classes": 4}
+    message = f"head '{name}': layer {layer} does not exist: the encoder has layers 1 to 5"
+    with pytest.raises(OptionError, match=message):
+        registry.create("heads", name, {"layer": layer}, context)
+
+
+def test_the_built_in_plugins_come_through_entry_points():
+    for group in registry.GROUPS:
+        owners = {registry.distribution(entry) for found in registry.installed(group).values() for entry in found
+                  if entry.value.startswith("ser_plugins.")}
+        assert [owner.split()[0] for owner in owners] == ["ser_plugins"]
