@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ser_plugins", "ser_plugins.*"]),
-    package_data={"ser_plugins": ["assets/**/*", "corpora/*.yaml", "features/*.conf", "py.typed"]},
+    package_data={"ser_plugins": ["assets/**/*", "corpora/*.yaml", "features/*.conf", "log_config.yaml", "py.typed"]},
     install_requires=[
         # torchaudio's last release, 2.11.0, works with torch 2.11 only: other pairs fail at `import speechbrain`.
         "torch>=2.11,<2.12",

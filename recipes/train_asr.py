@@ -204,9 +204,9 @@ def loader(dataset: ASRDataset, batches: Any, workers: int) -> DataLoader:
 def main(argv: Sequence[str]) -> None:
     """Parse → YAML → experiment directory → prepare → datasets → Brain → fit → evaluate → export."""
     exp = experiment.load(argv)
-    hparams = exp.hparams
+    hparams = exp.build()
     ddp_init_group(exp.run_opts)
-    sb.create_experiment_directory(hparams["output_folder"], exp.file, exp.overrides)
+    sb.create_experiment_directory(hparams["output_folder"], str(exp.file), exp.nested())
     rows = {}
     for split in ("train", "test"):
         folder = Path(hparams["output_folder"]) / f"manifest_{split}"

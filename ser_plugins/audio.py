@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,11 @@ import soxr
 from ser_plugins.errors import DataError
 
 SAMPLE_RATE = 16000  # Hz, as `ser_plugins.contracts.SAMPLE_RATE`; stated here so that reading needs no torch
+TOLERANCE = 0.01  # s that an `end` may lie beyond the audio: manifests round durations
+
+# What libsndfile logs of a header whose sizes exceed the file: WAV, AIFF, AU, W64, RF64. It reads on without an error.
+_SIZE = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7FFF0000  # bytes: sizes from here on are placeholders of programs that write to a pipe
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,27 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes)")
     try:
-        return soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
         raise DataError(f"{path}: not audio that libsndfile can read ({error.error_string})") from error
+    except TypeError as error:  # soundfile takes .raw for headerless samples, whose rate it cannot know
+        raise DataError(f"{path}: headerless audio; convert it to WAV or FLAC") from error
+    try:
+        _check(path, file)
+    except DataError:
+        file.close()
+        raise
+    return file
+
+
+def _check(path: Path, file: soundfile.SoundFile) -> None:
+    """Refuses a file without samples, or one that is shorter than its header says."""
+    if file.frames <= 0:
+        raise DataError(f"{path}: the audio holds no samples")
+    for promised, found in (map(int, sizes) for sizes in _SIZE.findall(file.extra_info)):
+        missing = (promised / max(found, 1) - 1) * file.frames / file.samplerate  # s
+        if promised < _STREAMED and missing > TOLERANCE:
+            raise DataError(f"{path}: truncated, {found} of {promised} bytes are there")
 
 
 def info(path: str | Path) -> AudioInfo:
@@ -41,23 +65,30 @@ def info(path: str | Path) -> AudioInfo:
     Raises
     ------
     DataError
-        The file is missing, empty, no audio, or holds no samples.
+        The file is missing, empty, no audio, truncated, or holds no samples.
     """
     with _open(path) as file:
-        if file.frames <= 0:
-            raise DataError(f"{path}: the audio holds no samples")
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
+def _decode(file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+    """Samples ``first`` to ``last`` of each channel, float32, ``[samples, channels]``."""
+    if file.format == "MP3":
+        # A frame of MP3 leans on the frames before it: after a jump libsndfile may give silence for some 100 ms.
+        return file.read(last, dtype="float32", always_2d=True)[first:]
+    file.seek(first)
+    return file.read(last - first, dtype="float32", always_2d=True)
+
+
 def read(path: str | Path, start: float | None = None, end: float | None = None) -> np.ndarray:
-    """Reads a file or a segment of it; the rest is not decoded.
+    """Reads a file or a segment of it; the rest is not decoded (of MP3, what lies before it is).
 
     Arguments
     ---------
     path : str | Path
         Any file that libsndfile reads, whatever its suffix.
     start, end : float, optional
-        Segment in seconds; None is the file's beginning or end.
+        Segment in seconds; None is the file's beginning or end. An ``end`` up to 10 ms beyond the audio is its end.
 
     Returns
     -------
@@ -67,18 +98,19 @@ def read(path: str | Path, start: float | None = None, end: float | None = None)
     Raises
     ------
     DataError
-        The file is missing, no audio, truncated, outside the segment, or not finite.
+        The file is missing, empty, no audio or truncated, the segment lies outside it, or samples are not finite.
     """
     with _open(path) as file:
         rate = file.samplerate
         first = round((start or 0.0) * rate)
         last = file.frames if end is None else round(end * rate)
+        if file.frames < last <= file.frames + TOLERANCE * rate:
+            last = file.frames
         if not 0 <= first < last <= file.frames:
             raise DataError(f"{path}: segment {first / rate:.3f}–{last / rate:.3f} s lies outside the audio, "
                             f"which is {file.frames / rate:.3f} s long")
         try:
-            file.seek(first)
-            samples = file.read(last - first, dtype="float32", always_2d=True)  # [samples, channels]
+            samples = _decode(file, first, last)  # [samples, channels]
         except soundfile.LibsndfileError as error:
             raise DataError(f"{path}: cannot be decoded ({error.error_string}); is it truncated?") from error
     if len(samples) < last - first:

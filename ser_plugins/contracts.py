@@ -221,6 +221,14 @@ class Needs:
 
         return Needs(self.features, numbers(self.sequences), numbers(self.means))
 
+    def take(self, features: Frames | None, encoding: Encoding | None) -> HeadInputs:
+        """What a head with these (resolved) needs gets of an extractor's and an encoder's output."""
+        return HeadInputs(
+            features if self.features else None,
+            {layer: encoding.layers[layer - 1] for layer in self.sequences} if encoding else {},
+            {layer: encoding.layers[layer - 1].mean() for layer in self.means} if encoding else {},
+        )
+
     @property
     def encoder(self) -> bool:
         """Whether any encoder layer is needed."""
@@ -277,10 +285,12 @@ class FeatureExtractor(nn.Module, ABC):
 class Encoder(nn.Module, ABC):
     """A pretrained speech recogniser. It is frozen by `freeze`; preprocessing is part of it.
 
-    ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers.
+    ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers;
+    ``rate`` is frames per second of every layer.
     """
 
     layer_dims: tuple[int, ...]
+    rate: float
 
     @classmethod
     @abstractmethod

@@ -12,16 +12,18 @@ its regime, then the command line.
 
 from __future__ import annotations
 
+import difflib
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
@@ -30,30 +32,47 @@ from torch.utils.data import Sampler
 
 from ser_plugins.errors import OptionError, SerError, unknown_name
 
+LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe's command line, read and checked.
+    """A recipe's command line, read and checked; nothing is constructed before `build`.
 
     Arguments
     ---------
     file : Path
         The YAML file.
-    hparams : dict
-        Loaded hyperparameters.
+    values : dict
+        Its keys with plain values, overrides applied and references resolved. Objects are not in it.
     run_opts : RunOptions
         SpeechBrain's run options (device, debug, …).
     overrides : dict
-        Overrides in the file's own structure, for `speechbrain.create_experiment_directory`.
+        What the regime and the command line replace.
     given : frozenset[str]
         Keys that the command line set.
     """
 
     file: Path
-    hparams: dict[str, Any]
+    values: dict[str, Any]
     run_opts: RunOptions
     overrides: dict[str, Any]
     given: frozenset[str]
+
+    def nested(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The overrides in the file's own structure, as HyperPyYAML and `create_experiment_directory` want them."""
+        chosen = {**self.overrides, **(more or {})}
+        return {"experiment": chosen} if _is_variation(_tree(self.file)) else chosen
+
+    def build(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Loads the hyperparameters with further overrides.
+
+        Raises
+        ------
+        OptionError
+            A value does not suit the object that it builds, or a placeholder has none.
+        """
+        return _experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more)))
 
 
 def load(argv: Sequence[str]) -> Experiment:
@@ -65,31 +84,47 @@ def load(argv: Sequence[str]) -> Experiment:
         The file is missing or no YAML, a key or run option is unknown (the nearest is named), a value is missing, or
         an ``=`` stands alone.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0].startswith("-"):
         raise OptionError("usage: python recipes/RECIPE.py HPARAMS.yaml [--key value]…; the keys are those of the YAML "
                           "file, and SpeechBrain's run options such as --device and --debug")
     file = Path(argv[0])
     if not file.is_file():
         raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")
-    keys = _experiment(_tree(file, {}))
+    keys = _experiment(_tree(file))
     given, run_arguments = _split(argv[1:], list(keys))
-    chosen = dict(given)
-    regimes = keys.get("regimes")
-    if regimes is not None:
+    overrides = dict(given)
+    if "regimes" in keys:
         regime = given.get("regime", keys["regime"])
-        if regime not in regimes:
-            raise OptionError(unknown_name("regime", str(regime), regimes, "known"))
-        chosen = {**(regimes[regime] or {}), **given}
-    overrides = {"experiment": chosen} if _is_variation(_tree(file, {})) else chosen
+        if regime not in keys["regimes"]:
+            raise OptionError(unknown_name("regime", str(regime), keys["regimes"], "known"))
+        overrides = {**(keys["regimes"][regime] or {}), **given}
+    _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
+    blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
+    text = _loaded(resolve_references, file, blank.nested())
+    return replace(blank, values=_plain(_experiment(YAML().load(text))))
+
+
+def _loaded(function: Callable[..., Any], file: Path, overrides: Mapping[str, Any]) -> Any:
+    """HyperPyYAML's function of a file, its errors as one sentence."""
     try:
         with open(file, encoding="utf-8") as stream:
-            hparams = load_hyperpyyaml(stream, overrides, overrides_must_match=False)
+            return function(stream, overrides, overrides_must_match=False)
     except SerError:
         raise
     except (ValueError, TypeError, KeyError, OSError, YAMLError, yaml.YAMLError) as error:
-        raise OptionError(f"{file} cannot be loaded with these options: {error}") from error
-    _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
-    return Experiment(file, _experiment(hparams), run_opts, overrides, frozenset(given))
+        text = str(error)
+        if "!PLACEHOLDER" in text:
+            key = text.split("'")[1]
+            text = f"'{key}' has no default; give it one: --{key} VALUE"
+        raise OptionError(f"{file}: {text}") from error
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that need no construction."""
+    buffer = StringIO()
+    YAML().dump({key: value for key, value in tree.items()
+                 if not str(getattr(getattr(value, "tag", None), "value", None) or "").startswith("!")}, buffer)
+    return yaml.safe_load(buffer.getvalue())
 
 
 def _is_variation(tree: Mapping[str, Any]) -> bool:
@@ -100,7 +135,7 @@ def _experiment(tree: Mapping[str, Any]) -> dict[str, Any]:
     return tree["experiment"] if _is_variation(tree) else dict(tree)
 
 
-def _tree(file: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _tree(file: Path) -> dict[str, Any]:
     """The YAML's keys and plain values; nothing is constructed, and placeholders are left alone."""
     reader = YAML()
     try:
@@ -131,7 +166,10 @@ def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any
                               "without spaces around '='")
         key, equals, value = token[2:].partition("=")
         if key not in keys and key not in run_options:
-            raise OptionError(unknown_name("option", f"--{key}", [f"--{name}" for name in {*keys, *run_options}]))
+            close = difflib.get_close_matches(key, [*keys, *run_options], n=1)
+            guess = f"; did you mean '--{close[0]}'?" if close else ";"
+            raise OptionError(f"no option '--{key}'{guess} keys of this YAML file: {', '.join(sorted(keys))}; "
+                              "SpeechBrain's run options (--device, --debug, --noprogressbar, …) are taken too")
         if run_options.get(key) is False and key not in keys:
             run_arguments.append(token)
             continue

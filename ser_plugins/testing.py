@@ -490,10 +490,14 @@ class EncoderCase:
         return self.encoder(*_speech(items))
 
 
+def encoder_loads(case: EncoderCase) -> None:
+    """`from_pretrained()` loads the encoder's own default."""
+    _require(isinstance(case.encoder, Encoder), f"it gives a {type(case.encoder).__name__}")
+
+
 def encoder_frozen(case: EncoderCase) -> None:
     """`freeze` returns the encoder in evaluation mode, without gradients."""
     encoder = case.encoder
-    _require(isinstance(encoder, Encoder), f"it returns {type(encoder).__name__}")
     trainable = [name for name, tensor in encoder.named_parameters() if tensor.requires_grad]
     _require(not trainable, f"{len(trainable)} parameters still want gradients, e.g. {trainable[:1]}")
     training = [name for name, module in encoder.named_modules() if module.training]
@@ -515,13 +519,16 @@ def encoder_layers(case: EncoderCase) -> None:
 
 
 def encoder_lengths(case: EncoderCase) -> None:
-    """Layers of one frame rate have the same lengths."""
-    encoding = case.encode()
-    by_rate: dict[float, list[int]] = {}
-    for frames in (*encoding.layers, encoding.log_probs):
+    """Every layer has the rate `rate` and the same lengths, and so has log_probs where its rate is the same."""
+    encoding, rate = case.encode(), case.encoder.rate
+    expected = encoding.layers[0].lengths.tolist()
+    for number, frames in enumerate(encoding.layers, start=1):
+        _require(frames.rate == rate, f"layer {number} has {frames.rate:g} frames per second, but `rate` is {rate:g}")
         lengths = frames.lengths.tolist()
-        expected = by_rate.setdefault(frames.rate, lengths)
-        _require(lengths == expected, f"{lengths} against {expected} at {frames.rate:g} frames per second")
+        _require(lengths == expected, f"layer {number} has the lengths {lengths}, layer 1 {expected}")
+    lengths = encoding.log_probs.lengths.tolist()
+    _require(encoding.log_probs.rate != rate or lengths == expected,
+             f"log_probs has the lengths {lengths}, layer 1 {expected}")
 
 
 def encoder_probabilities(case: EncoderCase) -> None:
@@ -579,7 +586,7 @@ def encoder_fingerprint(case: EncoderCase) -> None:
 
 
 ENCODER_RULES: tuple[Rule[EncoderCase], ...] = (
-    encoder_frozen, encoder_layers, encoder_lengths, encoder_probabilities, encoder_deterministic,
+    encoder_loads, encoder_frozen, encoder_layers, encoder_lengths, encoder_probabilities, encoder_deterministic,
     encoder_batch_invariant, encoder_decodes, encoder_fingerprint,
 )
 

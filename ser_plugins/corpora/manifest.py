@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ser_plugins import audio, registry
+from ser_plugins.corpora.faults import Faults, check_names
 from ser_plugins.errors import DataError, OptionError, unknown_name
 
 if TYPE_CHECKING:  # importing it would import torch, and reading a manifest needs none
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 MIN_DURATION = 0.030  # s; shorter holds no syllable, and fewer than two frames of 20 ms each 10 ms
 TOLERANCE = 0.001  # s; annotated ends are rounded, and may lie this far behind the last sample
 DECIMALS = 6  # of seconds: finer than a sample at any usual rate
-EXAMPLES = 10  # faults shown of each kind
-GENDERS = ("female", "male", "")
 
 
 @dataclass(frozen=True)
@@ -165,27 +164,6 @@ def _row(record: dict[str, str], folder: Path, where: str) -> Row:
         raise DataError(f"{where}: malformed row ({error})") from error
 
 
-class _Faults:
-    """Collects faults by kind; `raise_any` reports all of them at once."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[str, list[str]] = {}
-
-    def add(self, kind: str, example: str) -> None:
-        self.kinds.setdefault(kind, []).append(example)
-
-    def raise_any(self, what: str) -> None:
-        if not self.kinds:
-            return
-        lines = [f"{sum(map(len, self.kinds.values()))} faults in {what}; nothing was written"]
-        for kind, examples in self.kinds.items():
-            lines.append(f"{kind} ({len(examples)}):")
-            lines += [f"  {example}" for example in examples[:EXAMPLES]]
-            if len(examples) > EXAMPLES:
-                lines.append(f"  … and {len(examples) - EXAMPLES} more")
-        raise DataError("\n".join(lines))
-
-
 def prepare(corpus: str, folder: str | Path, out_dir: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     """Reads and validates a corpus, and writes ``manifest.csv`` and ``manifest.json``.
 
@@ -213,14 +191,16 @@ def prepare(corpus: str, folder: str | Path, out_dir: str | Path, options: Mappi
         As `registry.create`.
     """
     reader: Corpus = registry.create("corpora", corpus, options)
+    path = Path(out_dir) / "manifest.csv"
+    if hasattr(reader, "source") and reader.source(Path(folder)).absolute() == path.absolute():
+        raise DataError(f"{path} is the file that is read: it would be overwritten; name another output folder")
     utterances = list(reader.read(Path(folder)))
     if not utterances:
         raise DataError(f"{folder} holds no utterance of corpus '{corpus}': expected {reader.layout}")
-    faults = _Faults()
-    _check_names(utterances, reader.labels, faults)
+    faults = Faults()
+    check_names(utterances, reader.labels, faults)
     rows = _measured(utterances, reader.labels, corpus, faults)
-    faults.raise_any(f"{len(utterances)} utterances of corpus '{corpus}' in {folder}")
-    path = Path(out_dir) / "manifest.csv"
+    faults.raise_any(f"{len(utterances)} utterances of corpus '{corpus}' in {folder}; nothing was written")
     write(rows, path)
     about = {"corpus": corpus, "folder": str(Path(folder).absolute()), "options": dict(options or {}),
              "utterances": len(rows), "hours": round(sum(row.duration for row in rows) / 3600, 4), **counts(rows)}
@@ -232,28 +212,7 @@ def prepare(corpus: str, folder: str | Path, out_dir: str | Path, options: Mappi
     return path
 
 
-def _check_names(utterances: Sequence[Utterance], labels: Mapping[str, str], faults: _Faults) -> None:
-    """Ids, speakers, genders and labels: what can be judged without the audio."""
-    for name, number in Counter(utterance.id for utterance in utterances).items():
-        if number > 1:
-            paths = [str(utterance.path) for utterance in utterances if utterance.id == name]
-            faults.add("duplicate ids", f"{name or '(empty)'}: {', '.join(paths[:3])}")
-    labelled = any(utterance.emotion for utterance in utterances)
-    for utterance in utterances:
-        if not utterance.id.strip():
-            faults.add("missing ids", str(utterance.path))
-        if not utterance.speaker.strip():
-            faults.add("missing speakers", f"{utterance.id}: {utterance.path}")
-        if utterance.gender not in GENDERS:
-            faults.add("unknown genders", f"{utterance.id}: '{utterance.gender}'; known: female, male or empty")
-        if labelled and not utterance.emotion:
-            faults.add("missing labels", f"{utterance.id}: {utterance.path}")
-        elif utterance.emotion and utterance.emotion not in labels:
-            faults.add("unknown labels", f"{utterance.id}: "
-                       + unknown_name("label", utterance.emotion, labels, "this corpus's labels"))
-
-
-def _measured(utterances: Sequence[Utterance], labels: Mapping[str, str], corpus: str, faults: _Faults) -> list[Row]:
+def _measured(utterances: Sequence[Utterance], labels: Mapping[str, str], corpus: str, faults: Faults) -> list[Row]:
     """The rows of all utterances whose audio is sound; the others become faults."""
     from tqdm import tqdm
 
@@ -269,7 +228,7 @@ def _measured(utterances: Sequence[Utterance], labels: Mapping[str, str], corpus
     return [row for row in rows if row is not None]
 
 
-def _header(path: Path, faults: _Faults) -> audio.AudioInfo | None:
+def _header(path: Path, faults: Faults) -> audio.AudioInfo | None:
     try:
         return audio.info(path)
     except DataError as error:
@@ -282,7 +241,7 @@ def _header(path: Path, faults: _Faults) -> audio.AudioInfo | None:
 
 
 def _located(utterance: Utterance, path: Path, header: audio.AudioInfo, labels: Mapping[str, str],
-             faults: _Faults) -> Row | None:
+             faults: Faults) -> Row | None:
     """The utterance with its segment in seconds, or a fault."""
     start = 0.0 if utterance.start is None else utterance.start
     end = header.duration if utterance.end is None else utterance.end

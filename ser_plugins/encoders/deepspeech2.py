@@ -12,6 +12,7 @@ A trained encoder is a folder: ``encoder.json`` (architecture and preprocessing)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ class DeepSpeech2(Encoder):
         self.norms = nn.ModuleList(SequenceNorm(units) for _ in range(num_layers))  # the last one precedes the softmax
         self.output = nn.Linear(units, self.vocabulary, bias=False)
         self.concatenated = representation == "concatenated"
+        self.rate = self.frontend.rate / math.prod(time_strides)
         self.layer_dims = (units * (2 if self.concatenated else 1),) * num_layers
 
     def forward(self, waveforms: Tensor, lengths: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> Encoding:

@@ -1,0 +1,275 @@
+"""Trained systems on new speech, in the manner of SpeechBrain's pretrained interfaces.
+
+    recognizer = EmotionRecognizer.from_hparams(source="results/emodb/progressive-2/test-03/seed-1")
+    recognizer.transcribe_and_classify_file("speech.wav")
+
+A model folder, ``RUN/model``, holds ``model.json`` (plain values: labels, features, encoder, head) and
+``head.safetensors``; loading it runs no code from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from speechbrain.inference.interfaces import Pretrained
+from torch import Tensor
+
+from ser_plugins import audio, registry
+from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head
+from ser_plugins.corpora.manifest import write_atomically
+from ser_plugins.errors import DataError, PluginError
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was said and how.
+
+    Arguments
+    ---------
+    text : str
+        Greedy transcript.
+    label : str
+        The most probable emotion.
+    probabilities : dict[str, float]
+        Probability of each emotion.
+    """
+
+    text: str
+    label: str
+    probabilities: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def load_encoder(source: str | Path) -> Encoder:
+    """Loads a frozen encoder.
+
+    Arguments
+    ---------
+    source : str | Path
+        A registered encoder (its own default weights), or an encoder folder, whose ``encoder.json`` names the plugin.
+
+    Raises
+    ------
+    PluginError
+        Neither; the installed encoders are named.
+    DataError
+        The folder is no encoder folder, or corrupt.
+    """
+    if str(source) in registry.installed("encoders"):
+        return registry.load("encoders", str(source)).from_pretrained().freeze()
+    folder = Path(source)
+    if not folder.is_dir():
+        raise PluginError(f"encoder '{source}' is neither a folder nor installed; installed: "
+                          f"{', '.join(registry.installed('encoders'))}")
+    return registry.load("encoders", _json(folder / "encoder.json").get("encoder", "")).from_pretrained(folder).freeze()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.parent} holds no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is corrupt: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is corrupt: it holds no mapping")
+    return content
+
+
+def save_model(folder: Path, values: Mapping[str, Any], options: Mapping[str, Any], extractor: FeatureExtractor,
+               encoder: Encoder, head: Head) -> None:
+    """Writes a model folder.
+
+    Arguments
+    ---------
+    folder : Path
+        Made where it does not exist.
+    values : Mapping[str, Any]
+        The experiment's values: ``labels``, ``features``, ``encoder``, ``head``, ….
+    options : Mapping[str, Any]
+        The head's options.
+    extractor, encoder, head : torch.nn.Module
+        The parts; of the first two only names, settings and fingerprints are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Path(values["encoder"])
+    known = registry.arguments(type(extractor))
+    content = {
+        "labels": values["labels"],
+        "features": values["features"],
+        "feature_options": {**{key: values[key] for key in ("pitch",) if key in known}, **values["feature_options"]},
+        "features_fingerprint": extractor.fingerprint,
+        "encoder": str(source.absolute()) if source.is_dir() else str(source),
+        "encoder_fingerprint": encoder.fingerprint,
+        "head": values["head"],
+        "head_options": dict(options),
+    }
+    temporary = folder / ".head.safetensors.tmp"
+    save_file({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}, temporary)
+    temporary.replace(folder / "head.safetensors")
+    write_atomically(folder / "model.json", lambda file: json.dump(content, file, indent=2))
+
+
+class SpeechRecognizer(Pretrained):
+    """Transcribes with a frozen encoder.
+
+    Example
+    -------
+    >>> recognizer = SpeechRecognizer.from_hparams(run_opts={"device": "cpu"})
+    >>> isinstance(recognizer.transcribe_batch(torch.zeros(1, 16000), torch.ones(1))[0], str)
+    True
+    """
+
+    @classmethod
+    def from_hparams(cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None,
+                     **unused: Any) -> SpeechRecognizer:
+        """Loads an encoder.
+
+        Arguments
+        ---------
+        source : str | Path, optional
+            An encoder folder or the name of an encoder plugin; None is the encoder that ships with the package.
+        run_opts : Mapping[str, Any], optional
+            ``device`` and SpeechBrain's other run options.
+
+        Returns
+        -------
+        SpeechRecognizer
+        """
+        encoder = load_encoder("deepspeech2" if source is None else source)
+        return cls({"encoder": encoder}, {}, dict(run_opts or {}))
+
+    def encode_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Encoding:
+        """One pass of the encoder over waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
+        waveforms, lengths = self._absolute(wavs, wav_lens)
+        with torch.no_grad():
+            return self.mods.encoder(waveforms, lengths)
+
+    def transcribe_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> list[str]:
+        """Greedy transcripts of waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
+        return self.mods.encoder.decode(self.encode_batch(wavs, wav_lens).log_probs)
+
+    def transcribe_file(self, path: str | Path) -> str:
+        """Greedy transcript of any audio file."""
+        return self.transcribe_batch(self.load_audio(path).unsqueeze(0))[0]
+
+    def load_audio(self, path: str | Path, savedir: str | None = None) -> Tensor:
+        """Any audio file as mono samples at 16 kHz, ``[samples]``."""
+        return torch.from_numpy(audio.read(path)).to(self.device)
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> list[str]:
+        """As `transcribe_batch`."""
+        return self.transcribe_batch(wavs, wav_lens)
+
+    def _absolute(self, wavs: Tensor, wav_lens: Tensor | None) -> tuple[Tensor, Tensor]:
+        relative = torch.ones(len(wavs)) if wav_lens is None else wav_lens
+        frames = Frames.from_relative(wavs.float().unsqueeze(2).to(self.device), relative.to(self.device), audio.SAMPLE_RATE)
+        return frames.data.squeeze(2), frames.lengths
+
+
+class EmotionRecognizer(SpeechRecognizer):
+    """Classifies and transcribes with a trained system; both come from one pass through the encoder."""
+
+    @classmethod
+    def from_hparams(cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None,
+                     **unused: Any) -> EmotionRecognizer:
+        """Loads a trained system.
+
+        Arguments
+        ---------
+        source : str | Path
+            The folder of a run of train_ser.py, or its ``model`` folder.
+        run_opts : Mapping[str, Any], optional
+            ``device`` and SpeechBrain's other run options.
+
+        Raises
+        ------
+        DataError
+            The folder holds no model, or one that does not fit the encoder or features installed here.
+        """
+        folder = Path(source or ".")
+        folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+        if not (folder / "model.json").is_file():
+            raise DataError(f"{source} holds no trained system: expected model/model.json, as train_ser.py writes it "
+                            "when training has ended")
+        config = _json(folder / "model.json")
+        try:
+            extractor = registry.create("features", config["features"], config["feature_options"])
+            encoder = load_encoder(config["encoder"])
+            for part, name in ((extractor, "features"), (encoder, "encoder")):
+                if part.fingerprint != config[f"{name}_fingerprint"]:
+                    raise DataError(f"{folder}: the {name} '{config[name]}' installed here differs from the one that "
+                                    "the head was trained on; the model would give other numbers")
+            head = registry.create("heads", config["head"], config["head_options"], {
+                "feature_dim": extractor.dim, "layer_dims": encoder.layer_dims, "num_classes": len(config["labels"])})
+        except KeyError as error:
+            raise DataError(f"{folder / 'model.json'} is corrupt: {error} is missing") from error
+        _load_head(head, folder / "head.safetensors")
+        options = {name: parameter.default for name, parameter in registry.arguments(type(head)).items()}
+        needs = head.needs.resolve({**options, **config["head_options"]}, len(encoder.layer_dims))
+        hparams = {"labels": config["labels"], "needs": needs}
+        return cls({"encoder": encoder, "extractor": extractor, "head": head}, hparams, dict(run_opts or {}))
+
+    def classify_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """Classifies waveforms, with the shapes of SpeechBrain's `EncoderClassifier`.
+
+        Arguments
+        ---------
+        wavs : Tensor
+            ``[batch, samples]`` at 16 kHz.
+        wav_lens : Tensor, optional
+            Relative lengths, ``[batch]``; the longest is 1.
+
+        Returns
+        -------
+        tuple
+            Log-probabilities ``[batch, classes]``, the best one ``[batch]``, its index ``[batch]``, its label (list).
+        """
+        return self._labelled(self._classify(*self._absolute(wavs, wav_lens))[0])
+
+    def classify_file(self, path: str | Path) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """As `classify_batch` for one audio file of any format."""
+        return self.classify_batch(self.load_audio(path).unsqueeze(0))
+
+    def transcribe_and_classify_file(self, path: str | Path) -> Recognition:
+        """Transcript and emotion of an audio file, from one pass through the encoder."""
+        waveforms, lengths = self._absolute(self.load_audio(path).unsqueeze(0), None)
+        log_probs, encoding = self._classify(waveforms, lengths, transcribe=True)
+        assert encoding is not None
+        probabilities = dict(zip(self.hparams.labels, log_probs[0].exp().tolist(), strict=True))
+        label = max(probabilities, key=lambda name: probabilities[name])
+        return Recognition(self.mods.encoder.decode(encoding.log_probs)[0], label, probabilities)
+
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:  # type: ignore[override]
+        """As `classify_batch`."""
+        return self.classify_batch(wavs, wav_lens)
+
+    @torch.no_grad()
+    def _classify(self, waveforms: Tensor, lengths: Tensor, transcribe: bool = False) -> tuple[Tensor, Encoding | None]:
+        needs = self.hparams.needs
+        features = self.mods.extractor(waveforms, lengths).to(self.device) if needs.features else None
+        encoding = self.mods.encoder(waveforms, lengths) if needs.encoder or transcribe else None
+        return self.mods.head(needs.take(features, encoding)).log_softmax(dim=1), encoding
+
+    def _labelled(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        score, index = log_probs.max(dim=1)
+        return log_probs, score, index, [self.hparams.labels[number] for number in index.tolist()]
+
+
+def _load_head(head: Head, path: Path) -> None:
+    try:
+        head.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is corrupt: {error}") from error
+    except RuntimeError as error:
+        raise DataError(f"{path} does not fit the head that model.json names: {error}") from error

@@ -1,0 +1,86 @@
+"""``predictions.csv``: what a system said of each utterance; every table and figure is a function of it.
+
+Columns: id, speaker, label, prediction, and ``p_<label>``, the probability of each label in the label list's order.
+Labels are names, never numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ser_plugins.corpora.manifest import Row, write_atomically
+from ser_plugins.errors import DataError
+
+FIXED = ("id", "speaker", "label", "prediction")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one or several runs.
+
+    Arguments
+    ---------
+    ids, speakers, truth, predicted : list[str]
+        One of each an utterance.
+    probabilities : np.ndarray
+        ``[utterances, classes]``.
+    names : list[str]
+        The label list, in the order of the probabilities.
+    """
+
+    ids: list[str]
+    speakers: list[str]
+    truth: list[str]
+    predicted: list[str]
+    probabilities: np.ndarray
+    names: list[str]
+
+
+def write(path: str | Path, outcome: Sequence[tuple[Row, Sequence[float]]], labels: Sequence[str]) -> None:
+    """Writes predictions, sorted by id, whole or not at all.
+
+    Arguments
+    ---------
+    path : str | Path
+        The CSV file.
+    outcome : Sequence[tuple[Row, Sequence[float]]]
+        Utterances and their probabilities in the order of ``labels``.
+    labels : Sequence[str]
+        The label list.
+    """
+    lines = [[row.id, row.speaker, row.emotion, labels[int(np.argmax(probabilities))],
+              *(f"{probability:.6f}" for probability in probabilities)]
+             for row, probabilities in sorted(outcome, key=lambda pair: pair[0].id)]
+    header = [*FIXED, *(f"p_{label}" for label in labels)]
+    write_atomically(Path(path), lambda file: csv.writer(file, lineterminator="\n").writerows([header, *lines]))
+
+
+def read(*paths: str | Path) -> Predictions:
+    """Reads predictions; those of several runs (the folds of a protocol) are joined.
+
+    Raises
+    ------
+    DataError
+        A file is missing, malformed, or has other labels than the first.
+    """
+    rows, header = [], None
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                first, *body = list(csv.reader(file))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no file of predictions: {error}") from error
+        if tuple(first[:4]) != FIXED or (header is not None and first != header):
+            raise DataError(f"{path} has columns {', '.join(first)}, expected {', '.join(header or FIXED)}")
+        header = first
+        rows += body
+    if header is None or not rows:
+        raise DataError(f"no predictions in {', '.join(map(str, paths)) or 'no file'}")
+    ids, speakers, truth, predicted = ([row[column] for row in rows] for column in range(4))
+    probabilities = np.array([[float(value) for value in row[4:]] for row in rows])
+    return Predictions(ids, speakers, truth, predicted, probabilities, [name.removeprefix("p_") for name in header[4:]])

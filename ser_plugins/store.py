@@ -1,0 +1,237 @@
+"""Frozen representations, computed once per utterance and variant of tempo and gain.
+
+An array lies at ``STORE/<fingerprint>/<kind>/<key>.npy``. The fingerprint is that of the extractor or encoder, weights
+and settings included; the key is a hash of the audio file's bytes, the segment and the variant. So a stale value cannot
+be found, and runs, folds and corpora share what they have in common. Kinds: ``features`` (float32, ``[time, dim]``), ``means`` (float32, those of
+all layers one after the other) and ``layer1``, ``layer2``, … (float16, ``[time, dim]``). A file gets its name
+when it is whole, so that a killed process leaves nothing half-written and several may write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ser_plugins import audio
+from ser_plugins.augment import Variant, apply
+from ser_plugins.contracts import SAMPLE_RATE, Encoder, FeatureExtractor, Frames, HeadInputs, Needs
+from ser_plugins.corpora.manifest import Row
+from ser_plugins.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+BATCH_SECONDS = 60.0  # of audio that the encoder reads at once
+VERSION = 1  # of the disturbances and the arrays' layout: raise it when stored values change
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance in one variant: a row of the manifest, how it is disturbed, and the key of its audio."""
+
+    row: Row
+    variant: Variant
+    key: str
+
+    @property
+    def duration(self) -> float:
+        """Seconds, after the change of tempo."""
+        return self.row.duration / self.variant.tempo
+
+
+def audio_hashes(rows: Sequence[Row]) -> list[str]:
+    """Hash of each row's audio: the file's bytes and the segment."""
+    files: dict[Path, str] = {}
+    for row in rows:
+        if row.path not in files:
+            try:
+                files[row.path] = hashlib.sha256(row.path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise DataError(f"{row.path}: {error.strerror}") from error
+    return [hashlib.sha256(f"{files[row.path]} {row.start} {row.end}".encode()).hexdigest()[:24] for row in rows]
+
+
+def item(row: Row, audio_hash: str, variant: Variant) -> Item:
+    """An utterance in a variant, with its key."""
+    text = f"{audio_hash} {variant.tempo} {variant.gain_db} {VERSION}"
+    return Item(row, variant, hashlib.sha256(text.encode()).hexdigest()[:24])
+
+
+class Store:
+    """Reads and computes what a head needs of utterances.
+
+    Arguments
+    ---------
+    folder : str | Path
+        Root of the stored arrays; made where it does not exist.
+    needs : Needs
+        What the head needs, layers resolved to numbers.
+    extractor : FeatureExtractor, optional
+        Needed where ``needs.features``.
+    encoder : Encoder, optional
+        Frozen; needed where ``needs.encoder``.
+    """
+
+    def __init__(self, folder: str | Path, needs: Needs, extractor: FeatureExtractor | None = None,
+                 encoder: Encoder | None = None) -> None:
+        self.needs = needs
+        self.extractor = extractor if needs.features else None
+        self.encoder = encoder if needs.encoder else None
+        self.kinds: dict[str, Path] = {}  # kind → its folder
+        self._cached: dict[str, dict[int, Tensor]] = {}
+        if self.extractor is not None:
+            self.kinds["features"] = Path(folder) / self.extractor.fingerprint / "features"
+        if self.encoder is not None:
+            names = [f"layer{layer}" for layer in _numbers(needs.sequences)] + (["means"] if needs.means else [])
+            root = Path(folder) / self.encoder.fingerprint
+            self.kinds.update({name: root / name for name in names})
+        try:
+            for path in self.kinds.values():
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"store folder {error.filename} cannot be made: {error.strerror}") from error
+
+    def missing(self, items: Sequence[Item]) -> list[Item]:
+        """Items of which something is not stored yet, each key once."""
+        present = {kind: {entry.name for entry in os.scandir(path)} for kind, path in self.kinds.items()}
+        unique = {one.key: one for one in items}
+        return [one for one in unique.values()
+                if any(f"{one.key}.npy" not in present[kind] for kind in self.kinds)]
+
+    def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0) -> int:
+        """Computes and stores what is missing, with a progress bar; what is stored stays after an interruption.
+
+        Audio is read, disturbed and turned into features in ``workers`` processes, and encoded here in batches.
+
+        Returns
+        -------
+        int
+            Number of items computed.
+
+        Raises
+        ------
+        DataError
+            Audio that cannot be used; all faults at once.
+        """
+        todo = sorted(self.missing(items), key=lambda one: one.duration)
+        if not todo:
+            return 0
+        if self.encoder is not None:
+            self.encoder.to(device)
+        loader = DataLoader(_Waveforms(self, todo), batch_sampler=list(_batches(todo)), collate_fn=list,
+                            num_workers=min(workers, len(todo)))
+        faults = []
+        with tqdm(total=len(todo), desc="representations", unit="utterance") as bar:
+            for batch in loader:
+                faults += [result for result in batch if isinstance(result, str)]
+                good = [result for result in batch if not isinstance(result, str)]
+                if self.encoder is not None and good:
+                    self._encode([todo[index] for index, _ in good], [waveform for _, waveform in good], device)
+                bar.update(len(batch))
+        if faults:
+            shown = "\n  ".join(faults[:20])
+            more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
+            raise DataError(f"{len(faults)} of {len(todo)} recordings cannot be used:\n  {shown}{more}")
+        return len(todo)
+
+    @torch.no_grad()
+    def _encode(self, items: Sequence[Item], waveforms: Sequence[Tensor], device: torch.device | str) -> None:
+        assert self.encoder is not None
+        batch = Frames.from_list([waveform.unsqueeze(1) for waveform in waveforms], SAMPLE_RATE).to(device)
+        encoding = self.encoder(batch.data.squeeze(2), batch.lengths)
+        for layer in _numbers(self.needs.sequences):
+            for one, frames in zip(items, encoding.layers[layer - 1].unpad(), strict=True):
+                self.write(f"layer{layer}", one, frames.half())
+        if self.needs.means:
+            means = torch.cat([frames.mean() for frames in encoding.layers], dim=1)  # [batch, sum of the layers' dims]
+            for one, values in zip(items, means, strict=True):
+                self.write("means", one, values)
+
+    def write(self, kind: str, one: Item, values: Tensor) -> None:
+        """Stores an array; it gets its name when it is whole."""
+        path = self.kinds[kind] / f"{one.key}.npy"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, values.cpu().numpy())
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"{path} cannot be written: {error.strerror}") from error
+
+    def read(self, kind: str, one: Item) -> Tensor:
+        """A stored array as float32."""
+        path = self.kinds[kind] / f"{one.key}.npy"
+        try:
+            return torch.from_numpy(np.load(path)).float()
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} cannot be read ({error}); remove it, and it is computed again") from error
+
+    def inputs(self, items: Sequence[Item]) -> HeadInputs:
+        """What the head needs of a batch of stored items."""
+        features = None
+        if self.extractor is not None:
+            features = Frames.from_list([self.read("features", one) for one in items], self.extractor.rate)
+        sequences = {layer: Frames.from_list([self.read(f"layer{layer}", one) for one in items], self._rate())
+                     for layer in _numbers(self.needs.sequences)}
+        means = {layer: torch.stack([self._means(one)[layer] for one in items]) for layer in _numbers(self.needs.means)}
+        return HeadInputs(features, sequences, means)
+
+    def _means(self, one: Item) -> dict[int, Tensor]:
+        """Means of the needed layers; they are small, and stay in memory."""
+        if one.key not in self._cached:
+            assert self.encoder is not None
+            layers = self.read("means", one).split(self.encoder.layer_dims)
+            self._cached[one.key] = {layer: layers[layer - 1].clone() for layer in _numbers(self.needs.means)}
+        return self._cached[one.key]
+
+    def _rate(self) -> float:
+        assert self.encoder is not None
+        return self.encoder.rate
+
+
+class _Waveforms(Dataset):
+    """Reads and disturbs audio; stores its features. A fault is returned as text, so that all are reported."""
+
+    def __init__(self, store: Store, items: Sequence[Item]) -> None:
+        self.store, self.items = store, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor] | str:
+        one = self.items[index]
+        try:
+            waveform = torch.from_numpy(apply(audio.read(one.row.path, one.row.start, one.row.end), one.variant))
+            if self.store.extractor is not None:
+                frames = self.store.extractor(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
+                self.store.write("features", one, frames.unpad()[0])
+        except DataError as error:
+            return f"{one.row.id}: {error}"
+        return index, waveform if self.store.encoder is not None else torch.empty(0)
+
+
+def _batches(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Positions of neighbouring items that together, padded, last at most `BATCH_SECONDS`; items sorted by duration."""
+    batch: list[int] = []
+    for position, one in enumerate(items):
+        if batch and one.duration * (len(batch) + 1) > BATCH_SECONDS:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def _numbers(choice: object) -> tuple[int, ...]:
+    assert isinstance(choice, tuple), "needs are resolved to numbers before they reach the store"
+    return choice

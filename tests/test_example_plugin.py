@@ -1,0 +1,69 @@
+"""The example package, installed by pip beside this one, is a plugin like any other."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "examples/ser-head-attention"
+
+
+def reason_not_to_build():
+    """Why this environment cannot build a package by itself; empty where it can."""
+    if importlib.util.find_spec("setuptools") is None:
+        return "setuptools is not installed"
+    modern = tuple(int(part) for part in version("setuptools").split(".")[:2]) >= (70, 1)  # it brings bdist_wheel
+    if not modern and importlib.util.find_spec("wheel") is None:
+        return f"setuptools {version('setuptools')} builds no wheel; 70.1 does"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Variables of an environment in which the example is installed."""
+    if reason_not_to_build():
+        pytest.skip(reason_not_to_build())
+    folder = tmp_path_factory.mktemp("example")
+    source, target = folder / "source", folder / "target"
+    shutil.copytree(EXAMPLE, source)  # a build leaves files beside setup.py
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
+               "--disable-pip-version-check", "--target", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def ser(environment, *words):
+    return subprocess.run([sys.executable, "-m", "ser_plugins.cli", *words], env=environment, capture_output=True,
+                          text=True, check=False)
+
+
+def test_it_is_listed_beside_the_built_in_heads(environment):
+    done = ser(environment, "list", "heads")
+    assert "attention    ser-head-attention 0.1.0 (ser_head_attention:Attention)" in done.stdout
+    assert "progressive  ser_plugins" in done.stdout
+
+
+def test_it_keeps_the_contract(environment):
+    done = ser(environment, "check", "attention")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("head 'attention' keeps all ")
+
+
+def test_its_options_are_described(environment):
+    done = ser(environment, "info", "attention")
+    assert "ser-head-attention 0.1.0" in done.stdout
+    assert "Needs(features=False, sequences='layer', means=())" in done.stdout
+    assert "units: int = 64" in done.stdout
+
+
+def test_its_own_test_passes(environment):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "test_contract.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
