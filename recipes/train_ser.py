@@ -78,6 +78,7 @@ class SERBrain(sb.Brain):
         counter = self.hparams.epoch_counter
         if self.optimizer.param_groups[0]["lr"] <= self.hparams.lr_end:
             counter.limit = counter.current
+        self.last_epoch = counter.current
         self.bar = tqdm(total=counter.limit, initial=counter.current, desc="training", unit="epoch",
                         disable=self.noprogressbar)
 
@@ -101,6 +102,7 @@ class SERBrain(sb.Brain):
             self.test_loss = loss
             return
         counter = self.hparams.epoch_counter
+        self.last_epoch = counter.current
         rate, next_rate = self.hparams.lr_annealing([self.optimizer], epoch, loss)
         sb.nnet.schedulers.update_learning_rate(self.optimizer, next_rate)
         logger.info("epoch %d, lr %.2g, train loss %.4f, valid loss %.4f", epoch, rate, self.train_loss, loss)
@@ -291,7 +293,7 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
         "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy")},
         "machine": {"python": platform.python_version(), "system": platform.platform(), "device": str(brain.device)},
     }
-    content = {**result, "loss": brain.test_loss, "epochs": brain.hparams.epoch_counter.current,
+    content = {**result, "loss": brain.test_loss, "epochs": brain.last_epoch,
                "tested_epoch": best.meta["epoch"], "protocol": stamp}
     manifest.write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
     title = f"{system}, speaker {fold.test}: UA {result['UA']:.3f}"

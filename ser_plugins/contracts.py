@@ -160,6 +160,12 @@ class HeadInputs:
 LayerChoice = int | str | tuple[int, ...]
 
 
+def numbers(choice: LayerChoice) -> tuple[int, ...]:
+    """The layer numbers of a choice that `Needs.resolve` has resolved."""
+    assert isinstance(choice, tuple), "needs are resolved to numbers before anything is computed"
+    return choice
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a head consumes: a plain value, read from the class without building the model.
@@ -207,11 +213,11 @@ class Needs:
         Needs(features=True, sequences=(), means=(2,))
         """
 
-        def numbers(choice: Any) -> tuple[int, ...]:
+        def resolved(choice: Any) -> tuple[int, ...]:
             if choice == "all":
                 return tuple(range(1, num_layers + 1))
             if isinstance(choice, str):
-                return numbers(arguments[choice])
+                return resolved(arguments[choice])
             layers = (choice,) if isinstance(choice, int) else tuple(choice)
             wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)
                      or not 1 <= layer <= num_layers]
@@ -219,14 +225,14 @@ class Needs:
                 raise ValueError(f"layer {wrong[0]!r} does not exist: the encoder has layers 1 to {num_layers}")
             return tuple(sorted(set(layers)))
 
-        return Needs(self.features, numbers(self.sequences), numbers(self.means))
+        return Needs(self.features, resolved(self.sequences), resolved(self.means))
 
     def take(self, features: Frames | None, encoding: Encoding | None) -> HeadInputs:
         """What a head with these (resolved) needs gets of an extractor's and an encoder's output."""
         return HeadInputs(
             features if self.features else None,
-            {layer: encoding.layers[layer - 1] for layer in self.sequences} if encoding else {},
-            {layer: encoding.layers[layer - 1].mean() for layer in self.means} if encoding else {},
+            {layer: encoding.layers[layer - 1] for layer in numbers(self.sequences)} if encoding else {},
+            {layer: encoding.layers[layer - 1].mean() for layer in numbers(self.means)} if encoding else {},
         )
 
     @property

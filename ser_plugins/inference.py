@@ -10,7 +10,7 @@ A model folder, ``RUN/model``, holds ``model.json`` (plain values: labels, featu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,8 @@ class SpeechRecognizer(Pretrained):
 
     def _absolute(self, wavs: Tensor, wav_lens: Tensor | None) -> tuple[Tensor, Tensor]:
         relative = torch.ones(len(wavs)) if wav_lens is None else wav_lens
-        frames = Frames.from_relative(wavs.float().unsqueeze(2).to(self.device), relative.to(self.device), audio.SAMPLE_RATE)
+        data = wavs.float().unsqueeze(2).to(self.device)
+        frames = Frames.from_relative(data, relative.to(self.device), audio.SAMPLE_RATE)
         return frames.data.squeeze(2), frames.lengths
 
 

@@ -2,9 +2,9 @@
 
 An array lies at ``STORE/<fingerprint>/<kind>/<key>.npy``. The fingerprint is that of the extractor or encoder, weights
 and settings included; the key is a hash of the audio file's bytes, the segment and the variant. So a stale value cannot
-be found, and runs, folds and corpora share what they have in common. Kinds: ``features`` (float32, ``[time, dim]``), ``means`` (float32, those of
-all layers one after the other) and ``layer1``, ``layer2``, … (float16, ``[time, dim]``). A file gets its name
-when it is whole, so that a killed process leaves nothing half-written and several may write.
+be found, and runs, folds and corpora share what they have in common. Kinds: ``features`` (float32, ``[time, dim]``),
+``means`` (float32, those of all layers one after the other) and ``layer1``, ``layer2``, … (float16, ``[time, dim]``).
+A file gets its name when it is whole, so that a killed process leaves nothing half-written and several may write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ser_plugins import audio
 from ser_plugins.augment import Variant, apply
-from ser_plugins.contracts import SAMPLE_RATE, Encoder, FeatureExtractor, Frames, HeadInputs, Needs
+from ser_plugins.contracts import SAMPLE_RATE, Encoder, FeatureExtractor, Frames, HeadInputs, Needs, numbers
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.errors import DataError
 
@@ -91,7 +91,7 @@ class Store:
         if self.extractor is not None:
             self.kinds["features"] = Path(folder) / self.extractor.fingerprint / "features"
         if self.encoder is not None:
-            names = [f"layer{layer}" for layer in _numbers(needs.sequences)] + (["means"] if needs.means else [])
+            names = [f"layer{layer}" for layer in numbers(needs.sequences)] + (["means"] if needs.means else [])
             root = Path(folder) / self.encoder.fingerprint
             self.kinds.update({name: root / name for name in names})
         try:
@@ -148,7 +148,7 @@ class Store:
         assert self.encoder is not None
         batch = Frames.from_list([waveform.unsqueeze(1) for waveform in waveforms], SAMPLE_RATE).to(device)
         encoding = self.encoder(batch.data.squeeze(2), batch.lengths)
-        for layer in _numbers(self.needs.sequences):
+        for layer in numbers(self.needs.sequences):
             for one, frames in zip(items, encoding.layers[layer - 1].unpad(), strict=True):
                 self.write(f"layer{layer}", one, frames.half())
         if self.needs.means:
@@ -182,8 +182,8 @@ class Store:
         if self.extractor is not None:
             features = Frames.from_list([self.read("features", one) for one in items], self.extractor.rate)
         sequences = {layer: Frames.from_list([self.read(f"layer{layer}", one) for one in items], self._rate())
-                     for layer in _numbers(self.needs.sequences)}
-        means = {layer: torch.stack([self._means(one)[layer] for one in items]) for layer in _numbers(self.needs.means)}
+                     for layer in numbers(self.needs.sequences)}
+        means = {layer: torch.stack([self._means(one)[layer] for one in items]) for layer in numbers(self.needs.means)}
         return HeadInputs(features, sequences, means)
 
     def _means(self, one: Item) -> dict[int, Tensor]:
@@ -191,7 +191,7 @@ class Store:
         if one.key not in self._cached:
             assert self.encoder is not None
             layers = self.read("means", one).split(self.encoder.layer_dims)
-            self._cached[one.key] = {layer: layers[layer - 1].clone() for layer in _numbers(self.needs.means)}
+            self._cached[one.key] = {layer: layers[layer - 1].clone() for layer in numbers(self.needs.means)}
         return self._cached[one.key]
 
     def _rate(self) -> float:
@@ -230,8 +230,3 @@ def _batches(items: Sequence[Item]) -> Iterator[list[int]]:
         batch.append(position)
     if batch:
         yield batch
-
-
-def _numbers(choice: object) -> tuple[int, ...]:
-    assert isinstance(choice, tuple), "needs are resolved to numbers before they reach the store"
-    return choice

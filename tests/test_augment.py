@@ -30,14 +30,14 @@ def pitch_of(samples: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("tempo", TEMPI)
-@pytest.mark.parametrize("pitch", [80.0, 140.0, 230.0, 400.0])
+@pytest.mark.parametrize("pitch", [70.0, 90.0, 140.0, 230.0, 400.0])
 def test_tempo_changes_duration_and_not_pitch_or_level(pitch, tempo):
     samples = buzz(pitch)
     changed = augment.change_tempo(samples, tempo)
     assert changed.dtype == np.float32
     assert len(changed) == pytest.approx(len(samples) / tempo, abs=1)
     assert pitch_of(changed) == pytest.approx(pitch, rel=0.01)
-    assert np.sqrt(np.mean(changed**2)) == pytest.approx(np.sqrt(np.mean(samples**2)), rel=0.1)
+    assert np.sqrt(np.mean(changed**2)) == pytest.approx(np.sqrt(np.mean(samples**2)), rel=1e-4)
 
 
 @pytest.mark.parametrize("tempo", [0.85, 1.15])
@@ -53,6 +53,10 @@ def test_tempo_one_is_the_same():
     np.testing.assert_array_equal(augment.change_tempo(buzz(140.0), 1.0), buzz(140.0))
 
 
+def test_silence_stays_silence():
+    assert np.abs(augment.change_tempo(np.zeros(RATE, dtype=np.float32), 0.9)).max() == 0
+
+
 @pytest.mark.parametrize("tempo", [0.0, -1.0, np.inf, np.nan])
 def test_a_tempo_that_is_none_is_refused(tempo):
     with pytest.raises(ValueError, match="is not a positive number"):
@@ -60,7 +64,7 @@ def test_a_tempo_that_is_none_is_refused(tempo):
 
 
 def test_an_utterance_shorter_than_a_window_is_refused():
-    with pytest.raises(DataError, match="an utterance of 300 samples is too short for another tempo: 512 are needed"):
+    with pytest.raises(DataError, match="an utterance of 300 samples is too short for another tempo: 640 are needed"):
         augment.change_tempo(buzz(140.0)[:300], 0.9)
 
 
@@ -86,7 +90,7 @@ def test_variants_begin_with_the_undisturbed_utterance_and_go_through_the_tempi(
 
 
 def test_gains_are_uniform_over_the_range():
-    gains = np.array([variant.gain_db for n in range(2000) for variant in augment.variants(f"u{n}", [0.9], GAINS, 0)[1:]])
+    gains = np.array([augment.variants(f"u{n}", [0.9], GAINS, 0)[1].gain_db for n in range(2000)])
     assert gains.min() >= -3.0
     assert gains.max() <= 6.0
     counts, _ = np.histogram(gains, bins=9, range=GAINS)
@@ -117,6 +121,6 @@ def test_a_gain_range_upside_down_is_refused():
 
 
 def test_augmentation_needs_no_torch():
-    code = "import sys; import ser_plugins.augment as a, numpy; a.apply(numpy.zeros(999, 'f4'), a.Variant(0.9, 1.0)); " \
-           "assert 'torch' not in sys.modules"
+    code = ("import sys; import ser_plugins.augment as a, numpy; a.apply(numpy.zeros(999, 'f4'), a.Variant(0.9, 1.0)); "
+            "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -109,8 +109,13 @@ class TestSpectrogram:
     def test_magnitude(self, power):
         signal = speechlike(0.5)
         magnitude = self.naive(signal)
-        found = extract(Spectrogram(power=power, normalize="none"), signal).data[0].numpy()
+        found = extract(Spectrogram(power=power, normalize="none", scale=1.0), signal).data[0].numpy()
         np.testing.assert_allclose(found, np.log1p(magnitude**2 if power else magnitude), atol=1e-4)
+
+    def test_the_scale_is_that_of_16_bit_samples(self):
+        steps = 32768 * self.naive(speechlike(0.5))
+        found = extract(Spectrogram(normalize="none"), speechlike(0.5)).data[0].numpy()
+        np.testing.assert_allclose(found, np.log1p(steps), atol=1e-3, rtol=1e-3)
 
     def test_a_tone_peaks_in_its_bin(self):
         time = np.arange(RATE) / RATE
@@ -179,11 +184,11 @@ class TestNormalisation:
 
     @pytest.mark.parametrize("tracker", TRACKERS)
     @pytest.mark.parametrize("gain_db", [-40, -6, 6, 30])
-    def test_gain_hardly_matters(self, tracker, gain_db):
+    def test_gain_changes_nothing(self, tracker, gain_db):
         # The samples exceed 1 at +30 dB, which 16-bit integers would not survive.
-        signal = speechlike(2.0) + noise(2 * RATE, 9) * 0.1
+        signal = speechlike(2.0)
         louder = (signal * 10 ** (gain_db / 20)).astype(np.float32)
-        assert (extract(MFCCPitch(tracker), signal).data - extract(MFCCPitch(tracker), louder).data).abs().max() < 0.1
+        assert (extract(MFCCPitch(tracker), signal).data - extract(MFCCPitch(tracker), louder).data).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
@@ -205,7 +210,8 @@ class TestPitch:
         times, hertz = self.track(tracker, buzz(contour))
         voiced = (hertz > 0) & (times > 0.06) & (times < 1.94)
         assert voiced.sum() > 170
-        np.testing.assert_allclose(hertz[voiced], np.interp(times[voiced], np.arange(2 * RATE) / RATE, contour), rtol=0.02)
+        truth = np.interp(times[voiced], np.arange(2 * RATE) / RATE, contour)
+        np.testing.assert_allclose(hertz[voiced], truth, rtol=0.02)
 
     def test_silence_and_noise_are_unvoiced(self, tracker):
         signal = np.concatenate([buzz(np.full(RATE, 150)), noise(RATE) * 0.1, np.zeros(RATE, dtype=np.float32)])
@@ -223,10 +229,17 @@ class TestPitch:
 
     @pytest.mark.parametrize("step", [0.7, 1.003, 1.237])
     def test_a_step_of_pitch_is_found_when_it_happens(self, tracker, step):
+        # A window that holds both pitches shows the lower one (YIN), so a rise is seen late and a fall early; together
+        # they show the true time.
         time = np.arange(2 * RATE) / RATE
-        times, hertz = self.track(tracker, buzz(np.where(time < step, 140, 230)))
-        assert times[np.flatnonzero(hertz > 185)[0]] == pytest.approx(step, abs=0.025)
-        assert times[np.flatnonzero((hertz > 0) & (hertz < 185))[-1]] == pytest.approx(step, abs=0.025)
+        seen = []
+        for before, after in ((140, 230), (230, 140)):
+            times, hertz = self.track(tracker, buzz(np.where(time < step, before, after)))
+            nearer_after = np.abs(hertz - after) < np.abs(hertz - before)
+            first, second = times[(hertz > 0) & ~nearer_after], times[(hertz > 0) & nearer_after]
+            seen.append((first[-1] + second[0]) / 2)
+        assert seen == pytest.approx([step, step], abs=0.03)
+        assert np.mean(seen) == pytest.approx(step, abs=0.01)  # one frame
 
     @pytest.mark.parametrize("step", [0.7, 1.003, 1.237])
     def test_mfcc_and_pitch_step_together(self, tracker, step):

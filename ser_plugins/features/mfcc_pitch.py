@@ -8,7 +8,8 @@
 - **Unvoiced frames** have no pitch. The moving average runs over the voiced frames in its window (counting zeros in
   would make it a measure of voicing, which the MFCC carry already), and the gaps are then bridged by a straight line
   between the voiced frames beside them, held at both ends. An utterance without a voiced frame has constant pitch.
-- **Normalisation** is per utterance and feature, to mean 0 and deviation 1; a constant feature becomes zeros.
+- **Normalisation** is per utterance and feature, to mean 0 and deviation 1; a constant feature becomes zeros. The
+  waveform is brought to one peak level before anything else, so that a gain changes nothing.
 
 Two trackers, by option. openSMILE is the paper's; its licence allows **non-commercial use only**. YIN (librosa, ISC
 licence) is free for any use.
@@ -38,8 +39,9 @@ COEFFICIENTS = 13  # MFCC, the zeroth included
 MEL_BANDS = 26  # as HTK and openSMILE have them
 DELTA_WINDOW = 5  # frames in the regression
 SMOOTHING = 15  # frames of the moving average (pitch.conf says the same to openSMILE)
+PEAK = 0.9  # of full scale
 SHORTEST = 480  # samples: 30 ms, four frames
-DEVIATION_FLOOR = 1e-3  # dB-like units of the MFCC, Hz of the pitch: smaller variation is rounding, not speech
+DEVIATION_FLOOR = 1e-3  # units of the MFCC, Hz of the pitch: smaller variation is rounding, not speech
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
 
 OPENSMILE_CONFIG = Path(__file__).with_name("pitch.conf")
@@ -93,6 +95,7 @@ class MFCCPitch(FeatureExtractor):
         return Frames.from_list(features, self.rate).to(waveforms.device)
 
     def _extract(self, samples: Tensor) -> Tensor:
+        samples = samples * (PEAK / samples.abs().max().clamp(min=1e-9))
         cepstrum = mfcc(samples)  # [time, 13]
         times = np.arange(len(cepstrum)) * HOP / SAMPLE_RATE  # s, the frames' centres
         pitch = bridge(*TRACKERS[self.pitch](samples.numpy(), smoothed=True), times)
@@ -205,12 +208,12 @@ def opensmile_pitch(samples: np.ndarray, smoothed: bool = False) -> tuple[np.nda
     """
     # openSMILE takes 16-bit integers and lets what exceeds them wrap round, so the peak is brought below 1. Half a
     # window of zeros on both sides puts its frames on 0, 10, … ms and lets it take utterances shorter than a window.
-    level = 0.9 / max(float(np.abs(samples).max()), 1e-9)
+    level = PEAK / max(float(np.abs(samples).max()), 1e-9)
     padded = np.pad(samples * np.float32(level), OPENSMILE_WINDOW // 2)
     starts, _, values = _smile("pitch_smoothed" if smoothed else "pitch").process(padded, SAMPLE_RATE)
+    frames = len(samples) // HOP + 1  # the smoother appends seven more while it empties its window
     times = starts.total_seconds().to_numpy()  # start in the padded signal = centre in the unpadded one
-    fresh = np.diff(times, prepend=-1.0) > 1e-6  # the smoother repeats the last frame while it empties its window
-    return times[fresh], values[fresh, 0].astype(np.float64)
+    return times[:frames], values[:frames, 0].astype(np.float64)
 
 
 @cache
