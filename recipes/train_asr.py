@@ -182,6 +182,7 @@ def speaker_split(rows: Sequence[manifest.Row], held_out: int) -> tuple[list[man
 
 def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: float) -> list[manifest.Row]:
     """The rows with a transcript that CTC can align and that last at most ``max_duration`` seconds."""
+    assert encoder.tokenizer is not None
     kept = []
     for row in rows:
         tokens = encoder.tokenizer.encode(normalize_text(row.text))

@@ -129,7 +129,10 @@ def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, 
     return {**{key: values[key] for key in FLAT_HEAD_OPTIONS if key in known}, **values["head_options"]}
 
 
-def build_parts(values: Mapping[str, Any], given: frozenset[str]) -> tuple[Head, Needs, FeatureExtractor, Encoder, dict]:
+Parts = tuple[Head, Needs, FeatureExtractor, Encoder, dict[str, Any]]
+
+
+def build_parts(values: Mapping[str, Any], given: frozenset[str]) -> Parts:
     """Head, what it needs, feature extractor, frozen encoder, and the head's options."""
     options = head_options(values, given)
     head_class = registry.load("heads", values["head"])
@@ -260,7 +263,7 @@ def main(argv: Sequence[str]) -> Path:
     brain.store = stored
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                 values["seed"])
-    train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)
+    train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)
     brain.bar.close()
     brain.evaluate(evaluation(items["test"], values["batch_size"]), min_key="loss", progressbar=False)

@@ -140,7 +140,7 @@ def _tree(file: Path) -> dict[str, Any]:
     reader = YAML()
     try:
         tree = reader.load(file.read_text(encoding="utf-8"))
-        included = tree.get("experiment") if isinstance(tree, Mapping) else None
+        included = tree.get("experiment", {}) if isinstance(tree, Mapping) else {}
         tag = getattr(getattr(included, "tag", None), "value", None) or ""
         if tag.startswith("!include:"):
             base = reader.load((file.parent / tag.removeprefix("!include:")).read_text(encoding="utf-8"))
@@ -187,7 +187,7 @@ def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any
     return given, run_arguments
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], object]) -> None:
     """Runs a recipe's main with the command line; a user's error is one sentence and exit code 2."""
     try:
         main(sys.argv[1:])

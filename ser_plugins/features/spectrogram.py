@@ -37,6 +37,7 @@ class Spectrogram(FeatureExtractor):
     """
 
     dim = BINS
+    window: Tensor
     rate = SAMPLE_RATE / HOP
 
     def __init__(self, power: bool = False, normalize: str = "bin", scale: float = 32768.0) -> None:
