@@ -1,8 +1,9 @@
 """Tempo and gain: the disturbances that the paper trains with (Lakomkin et al. 2017, §3.3.1).
 
-"Tempo … between 0.85 and 1.15, gain between −3 and +6 dB." The paper draws a new tempo for every presentation. Here
-an utterance has a small stored set of *variants*, so that a frozen encoder and the feature extractor run once per
-variant and not once per epoch; a variant is a pure function of the utterance's id, the seed and its number.
+"Randomly changing tempo and gain of the utterance within the range of 0.85 to 1.15 and −3 to +6 dB": the paper draws
+from continuous ranges. Here an utterance has a small stored set of *variants*, so that a frozen encoder and the feature
+extractor run once per variant and not once per epoch; a variant is a pure function of the utterance's id, the seed and
+its number.
 """
 
 from __future__ import annotations

@@ -214,11 +214,11 @@ class Needs:
         """
 
         def resolved(choice: Any) -> tuple[int, ...]:
+            if isinstance(choice, str) and choice != "all":
+                choice = arguments[choice]
             if choice == "all":
                 return tuple(range(1, num_layers + 1))
-            if isinstance(choice, str):
-                return resolved(arguments[choice])
-            layers = (choice,) if isinstance(choice, int) else tuple(choice)
+            layers = tuple(choice) if isinstance(choice, (tuple, list)) else (choice,)
             wrong = [layer for layer in layers if isinstance(layer, bool) or not isinstance(layer, int)
                      or not 1 <= layer <= num_layers]
             if wrong:

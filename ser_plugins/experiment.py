@@ -95,7 +95,7 @@ def load(argv: Sequence[str]) -> Experiment:
     overrides = dict(given)
     if "regimes" in keys:
         regime = given.get("regime", keys["regime"])
-        if regime not in keys["regimes"]:
+        if str(regime) not in keys["regimes"]:
             raise OptionError(unknown_name("regime", str(regime), keys["regimes"], "known"))
         overrides = {**(keys["regimes"][regime] or {}), **given}
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
@@ -121,10 +121,18 @@ def _loaded(function: Callable[..., Any], file: Path, overrides: Mapping[str, An
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The values that need no construction."""
+
+    def is_object(node: Any) -> bool:
+        return str(getattr(getattr(node, "tag", None), "value", None) or "").startswith("!")
+
+    def pruned(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: pruned(value) for key, value in node.items() if not is_object(value)}
+        return [pruned(value) for value in node if not is_object(value)] if isinstance(node, list) else node
+
     buffer = StringIO()
-    YAML().dump({key: value for key, value in tree.items()
-                 if not str(getattr(getattr(value, "tag", None), "value", None) or "").startswith("!")}, buffer)
-    return yaml.safe_load(buffer.getvalue())
+    YAML().dump(pruned(tree), buffer)
+    return YAML(typ="safe", pure=True).load(buffer.getvalue())
 
 
 def _is_variation(tree: Mapping[str, Any]) -> bool:
@@ -179,12 +187,24 @@ def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any
             value = rest.pop(0)
         if key in keys:
             try:
-                given[key] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
+                given[key] = _value(value)
+            except YAMLError as error:
                 raise OptionError(f"--{key}: '{value}' is not a YAML value: {error}") from error
         else:
             run_arguments.append(f"--{key}={value}")
     return given, run_arguments
+
+
+def _value(text: str) -> Any:
+    """A value of the command line. YAML 1.2 reads 1e-4 as a number; 03 is the name of a speaker here, and no number.
+
+    Example
+    -------
+    >>> _value("1e-4"), _value("03"), _value("[1, a]"), _value("null")
+    (0.0001, '03', [1, 'a'], None)
+    """
+    digits = text.strip()
+    return digits if digits.isdecimal() and digits != str(int(digits)) else YAML(typ="safe", pure=True).load(text)
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:

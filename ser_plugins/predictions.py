@@ -68,19 +68,30 @@ def read(*paths: str | Path) -> Predictions:
     DataError
         A file is missing, malformed, or has other labels than the first.
     """
-    rows, header = [], None
+    rows: list[tuple[list[str], list[float]]] = []
+    header = None
     for path in paths:
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 first, *body = list(csv.reader(file))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path} is no file of predictions: {error}") from error
         if tuple(first[:4]) != FIXED or (header is not None and first != header):
             raise DataError(f"{path} has columns {', '.join(first)}, expected {', '.join(header or FIXED)}")
         header = first
-        rows += body
+        rows += [_parsed(row, len(first), f"{path}, line {line}") for line, row in enumerate(body, start=2)]
     if header is None or not rows:
         raise DataError(f"no predictions in {', '.join(map(str, paths)) or 'no file'}")
-    ids, speakers, truth, predicted = ([row[column] for row in rows] for column in range(4))
-    probabilities = np.array([[float(value) for value in row[4:]] for row in rows])
+    ids, speakers, truth, predicted = ([texts[column] for texts, _ in rows] for column in range(4))
+    probabilities = np.array([values for _, values in rows])
     return Predictions(ids, speakers, truth, predicted, probabilities, [name.removeprefix("p_") for name in header[4:]])
+
+
+def _parsed(row: list[str], columns: int, where: str) -> tuple[list[str], list[float]]:
+    """The four texts and the probabilities of a line."""
+    if len(row) != columns:
+        raise DataError(f"{where}: {len(row)} values, expected {columns}")
+    try:
+        return row[:4], [float(value) for value in row[4:]]
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error

@@ -134,20 +134,33 @@ class Store:
             for batch in loader:
                 faults += [result for result in batch if isinstance(result, str)]
                 good = [result for result in batch if not isinstance(result, str)]
+                for index, _, features in good:
+                    if self.extractor is not None:
+                        self.write("features", todo[index], features)
                 if self.encoder is not None and good:
-                    self._encode([todo[index] for index, _ in good], [waveform for _, waveform in good], device)
+                    faults += self._encode([todo[index] for index, _, _ in good],
+                                           [waveform for _, waveform, _ in good], device)
                 bar.update(len(batch))
+        faults = list(dict.fromkeys(faults))  # a recording has one for each of its variants
         if faults:
             shown = "\n  ".join(faults[:20])
             more = f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else ""
-            raise DataError(f"{len(faults)} of {len(todo)} recordings cannot be used:\n  {shown}{more}")
+            recordings = len({one.row.id for one in todo})
+            raise DataError(f"{len(faults)} of {recordings} recordings cannot be used:\n  {shown}{more}")
         return len(todo)
 
     @torch.no_grad()
-    def _encode(self, items: Sequence[Item], waveforms: Sequence[Tensor], device: torch.device | str) -> None:
+    def _encode(self, items: Sequence[Item], waveforms: Sequence[Tensor], device: torch.device | str) -> list[str]:
+        """Encodes and stores a batch; returns the faults of recordings that the encoder refuses."""
         assert self.encoder is not None
         batch = Frames.from_list([waveform.unsqueeze(1) for waveform in waveforms], SAMPLE_RATE).to(device)
-        encoding = self.encoder(batch.data.squeeze(2), batch.lengths)
+        try:
+            encoding = self.encoder(batch.data.squeeze(2), batch.lengths)
+        except DataError as error:
+            if len(items) == 1:
+                return [f"{items[0].row.id}: {error}"]
+            return [fault for one, waveform in zip(items, waveforms, strict=True)
+                    for fault in self._encode([one], [waveform], device)]
         for layer in numbers(self.needs.sequences):
             for one, frames in zip(items, encoding.layers[layer - 1].unpad(), strict=True):
                 self.write(f"layer{layer}", one, frames.half())
@@ -155,6 +168,7 @@ class Store:
             means = torch.cat([frames.mean() for frames in encoding.layers], dim=1)  # [batch, sum of the layers' dims]
             for one, values in zip(items, means, strict=True):
                 self.write("means", one, values)
+        return []
 
     def write(self, kind: str, one: Item, values: Tensor) -> None:
         """Stores an array; it gets its name when it is whole."""
@@ -200,7 +214,7 @@ class Store:
 
 
 class _Waveforms(Dataset):
-    """Reads and disturbs audio; stores its features. A fault is returned as text, so that all are reported."""
+    """Disturbed audio and its features. A fault is returned as text, so that all are reported."""
 
     def __init__(self, store: Store, items: Sequence[Item]) -> None:
         self.store, self.items = store, items
@@ -208,16 +222,15 @@ class _Waveforms(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | str:
-        one = self.items[index]
+    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor] | str:
+        one, features = self.items[index], torch.empty(0)
         try:
             waveform = torch.from_numpy(apply(audio.read(one.row.path, one.row.start, one.row.end), one.variant))
             if self.store.extractor is not None:
-                frames = self.store.extractor(waveform.unsqueeze(0), torch.tensor([len(waveform)]))
-                self.store.write("features", one, frames.unpad()[0])
+                features = self.store.extractor(waveform.unsqueeze(0), torch.tensor([len(waveform)])).unpad()[0]
         except DataError as error:
             return f"{one.row.id}: {error}"
-        return index, waveform if self.store.encoder is not None else torch.empty(0)
+        return index, waveform if self.store.encoder is not None else torch.empty(0), features
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[int]]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ser_plugins import registry
 from ser_plugins.contracts import Encoder, Encoding, Frames, fingerprint, length_mask
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, SerError
 from ser_plugins.recurrent import BiRNNLayer
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "deepspeech2_small"
@@ -190,8 +190,8 @@ class DeepSpeech2(Encoder):
     @property
     def fingerprint(self) -> str:
         """Hash of weights, architecture and preprocessing."""
-        settings = {"class": type(self).__qualname__, "version": VERSION, "frontend": self.frontend.fingerprint,
-                    **self.architecture}
+        settings = {**self.architecture, "class": type(self).__qualname__, "version": VERSION,
+                    "frontend": self.frontend.fingerprint}
         return fingerprint(settings, self.state_dict())
 
     def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -226,13 +226,15 @@ class DeepSpeech2(Encoder):
         """
         folder = SHIPPED if source is None else Path(source)
         for name in ("encoder.json", "weights.safetensors", "tokenizer.model"):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder} is no encoder folder: {name} is missing "
+            if not (folder / name).is_file() or not (folder / name).stat().st_size:
+                raise DataError(f"{folder} is no encoder folder: {name} is missing or empty "
                                 "(expected encoder.json, weights.safetensors, tokenizer.model)")
         try:
             architecture = json.loads((folder / "encoder.json").read_text())["architecture"]
             encoder = cls(**architecture, tokenizer=(folder / "tokenizer.model").read_bytes())
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except SerError as error:  # a front end that is not installed, or its arguments
+            raise DataError(f"{folder / 'encoder.json'}: {error}") from error
+        except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
             raise DataError(f"{folder}: encoder.json or tokenizer.model is corrupt: {error}") from error
         encoder._load_weights(folder / "weights.safetensors")
         encoder.freeze()

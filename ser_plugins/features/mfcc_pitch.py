@@ -1,7 +1,7 @@
 """MFCC, their deltas, and smoothed pitch: the acoustic features of the paper's baseline.
 
-"13 MFCC features, deltas … 20 ms windows, step 10 ms, and pitch values smoothed by a moving average of 15 frames"
-(Lakomkin et al. 2017, §3.1.2). Conventions:
+"13 MFCC coefficients and their deltas extracted over windows of 20ms width and 10ms stride", and "pitch values
+smoothed with moving average with a window size of 15" (Lakomkin et al. 2017, §3.3). Conventions:
 
 - **Frames** are centred on 0, 10, 20, … ms, so that an utterance of n samples has ``n // 160 + 1`` of them, as
   `spectrogram` has. A pitch tracker has windows of its own; its stream is put on these centres by time.
@@ -42,7 +42,7 @@ SMOOTHING = 15  # frames of the moving average (pitch.conf says the same to open
 PEAK = 0.9  # of full scale
 SHORTEST = 480  # samples: 30 ms, four frames
 DEVIATION_FLOOR = 1e-3  # units of the MFCC, Hz of the pitch: smaller variation is rounding, not speech
-VERSION = 1  # of this file's arithmetic: raise it when the output changes
+VERSION = 2  # of this file's arithmetic: raise it when the output changes
 
 OPENSMILE_CONFIG = Path(__file__).with_name("pitch.conf")
 OPENSMILE_WINDOW = 960  # samples: 60 ms, `frameSize` of pitch.conf

@@ -1,0 +1,38 @@
+"""What every benchmark prints beside its figures: the machine, and tables in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+
+HPARAMS = Path(__file__).parents[1] / "hparams"
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def describe() -> str:
+    """Cores, CPU, GPU if any, torch, threads of this process, date: one line."""
+    try:
+        models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")]
+    except OSError:
+        models = []
+    model = models[0] if models else platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (f"{cores()} cores, {model}{gpu}; torch {torch.__version__}, threads {torch.get_num_threads()}; "
+            f"Python {platform.python_version()}; {date.today()}")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
