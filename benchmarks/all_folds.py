@@ -29,7 +29,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from machine import HPARAMS, RECIPES, describe, table
+from common import HPARAMS, RECIPES, command_line, describe, table
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
@@ -150,16 +150,16 @@ def results(summaries: Sequence[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Reads the command line, runs, prints the table; 1 if a run failed."""
-    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, more = command_line()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", default="synthetic")
     parser.add_argument("--data_folder", help="where the corpus lies; synthetic speech is made")
     parser.add_argument("--systems", default="baseline,mp,rnn,progressive", help="YAML files of hparams/")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes of one thread each")
     parser.add_argument("--output_root", default="results")
-    args = parser.parse_args(sys.argv[1:cut])
+    args = parser.parse_args(own)
     systems = args.systems.split(",")
-    options = ["--corpus", args.corpus, "--output_root", args.output_root, *sys.argv[cut + 1:]]
+    options = ["--corpus", args.corpus, "--output_root", args.output_root, *more]
     if args.data_folder is not None:
         options += ["--data_folder", args.data_folder]
 

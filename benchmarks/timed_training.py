@@ -11,7 +11,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from machine import HPARAMS, RECIPES
+from common import HPARAMS, RECIPES
 from torch.utils.data import DataLoader
 
 from ser_plugins import experiment, store

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import random
 import shutil
@@ -78,7 +79,6 @@ class SERBrain(sb.Brain):
         counter = self.hparams.epoch_counter
         if self.optimizer.param_groups[0]["lr"] <= self.hparams.lr_end:
             counter.limit = counter.current
-        self.last_epoch = counter.current
         self.bar = tqdm(total=counter.limit, initial=counter.current, desc="training", unit="epoch",
                         disable=self.noprogressbar)
 
@@ -101,8 +101,6 @@ class SERBrain(sb.Brain):
         if stage == sb.Stage.TEST:
             self.test_loss = loss
             return
-        counter = self.hparams.epoch_counter
-        self.last_epoch = counter.current
         rate, next_rate = self.hparams.lr_annealing([self.optimizer], epoch, loss)
         sb.nnet.schedulers.update_learning_rate(self.optimizer, next_rate)
         logger.info("epoch %d, lr %.2g, train loss %.4f, valid loss %.4f", epoch, rate, self.train_loss, loss)
@@ -110,7 +108,7 @@ class SERBrain(sb.Brain):
         self.bar.update()
         self.checkpointer.save_and_keep_only(meta={"loss": loss, "epoch": epoch}, min_keys=["loss"])
         if next_rate <= self.hparams.lr_end:
-            counter.limit = epoch
+            self.hparams.epoch_counter.limit = epoch
 
 
 def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
@@ -220,10 +218,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     """
     stamp = folder / "settings.json"
     if overwrite and stamp.is_file():
-        shutil.rmtree(folder)
+        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp last: killed meanwhile, the
+            (shutil.rmtree if old.is_dir() else os.remove)(old)  # folder is still known as one with other settings
     if stamp.is_file():
-        old = json.loads(stamp.read_text(encoding="utf-8"))
-        different = [f"{key} {old.get(key)!r} → {value!r}" for key, value in settings.items() if old.get(key) != value]
+        stamped = json.loads(stamp.read_text(encoding="utf-8"))
+        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
+                     if stamped.get(key) != value]
         if different:
             raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
                               "--output_folder, or throw that run away with --overwrite true")
@@ -262,10 +262,14 @@ def main(argv: Sequence[str]) -> Path:
     items = represented(parts, stored, values, brain.device)
     brain.store = stored
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
-                                                values["seed"])
+                                                values["seed"], buckets=True)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)
-    brain.bar.close()
+    if not brain.test_only:
+        brain.bar.close()
+    if checkpointer.find_checkpoint(min_key="loss") is None:
+        raise OptionError(f"{folder} holds no trained epoch: --number_of_epochs must be 1 or more, and --test_only is "
+                          "for a run that has been trained")
     brain.evaluate(evaluation(items["test"], values["batch_size"]), min_key="loss", progressbar=False)
 
     inference.save_model(folder / "model", values, options, extractor, encoder, head)
@@ -287,7 +291,7 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
     written = predictions.read(folder / "predictions.csv")
     truth, predicted = written.truth, written.predicted
     result = metrics.summary(truth, predicted, labels)
-    best = brain.checkpointer.find_checkpoint(min_key="loss")
+    best, latest = brain.checkpointer.find_checkpoint(min_key="loss"), brain.checkpointer.find_checkpoint()
     stamp = {
         "system": system, "fold": {"test": fold.test, "valid": fold.valid, "train": list(fold.train)},
         "counts": {part: dict(Counter(row.emotion for row in rows)) for part, rows in parts.items()},
@@ -296,7 +300,7 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
         "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy")},
         "machine": {"python": platform.python_version(), "system": platform.platform(), "device": str(brain.device)},
     }
-    content = {**result, "loss": brain.test_loss, "epochs": brain.last_epoch,
+    content = {**result, "loss": brain.test_loss, "epochs": latest.meta["epoch"],
                "tested_epoch": best.meta["epoch"], "protocol": stamp}
     manifest.write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
     title = f"{system}, speaker {fold.test}: UA {result['UA']:.3f}"

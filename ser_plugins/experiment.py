@@ -13,6 +13,7 @@ its regime, then the command line.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import random
 import sys
@@ -26,11 +27,12 @@ import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from safetensors import SafetensorError
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import Sampler
 
-from ser_plugins.errors import OptionError, SerError, unknown_name
+from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
 
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
@@ -212,11 +214,31 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     try:
         main(sys.argv[1:])
     except SerError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno is None or error.filename is None:
+        message = str(error)
+    except (OSError, SafetensorError) as error:
+        message = storage_error(error)
+        if not message:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}; is the folder writable and the disk not full?")
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def storage_error(error: Exception) -> str:
+    """What a failure to write a file is to the user; empty for an error of another kind.
+
+    Example
+    -------
+    >>> storage_error(OSError(28, "No space left on device"))
+    'No space left on device; is the folder writable and the disk not full?'
+    """
+    hint = "is the folder writable and the disk not full?"
+    if isinstance(error, OSError):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return ""
+        return f"{error.filename}: {error.strerror}; {hint}" if error.filename else f"{error.strerror}; {hint}"
+    return f"{error}; {hint}"
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -228,7 +250,11 @@ class AtomicCheckpointer(Checkpointer):
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError
+            raise DataError(f"no checkpoint can be written to {self.checkpoints_dir}: {error}; "
+                            "is the folder writable and the disk not full?") from error
         if checkpoint is not None:
             os.replace(checkpoint.path / f"{METAFNAME}.partial", checkpoint.path / METAFNAME)
         return checkpoint

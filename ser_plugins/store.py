@@ -110,7 +110,9 @@ class Store:
     def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0) -> int:
         """Computes and stores what is missing, with a progress bar; what is stored stays after an interruption.
 
-        Audio is read, disturbed and turned into features in ``workers`` processes, and encoded here in batches.
+        Audio is read, disturbed and turned into features in ``workers`` processes, and encoded here in batches. What
+        stands beside an utterance in its batch changes the last bit of its numbers, so a batch depends on the speaker's
+        utterances alone, and one that was interrupted is computed again as a whole.
 
         Returns
         -------
@@ -122,13 +124,16 @@ class Store:
         DataError
             Audio that cannot be used; all faults at once.
         """
-        todo = sorted(self.missing(items), key=lambda one: one.duration)
-        if not todo:
+        missing = {one.key for one in self.missing(items)}
+        if not missing:
             return 0
+        every = list({one.key: one for one in items}.values())
+        batches = [batch for batch in _batches(every) if any(every[index].key in missing for index in batch)]
+        todo = [every[index] for batch in batches for index in batch]
         if self.encoder is not None:
             self.encoder.to(device)
-        loader = DataLoader(_Waveforms(self, todo), batch_sampler=list(_batches(todo)), collate_fn=list,
-                            num_workers=min(workers, len(todo)))
+        loader = DataLoader(_Waveforms(self, every), batch_sampler=batches, collate_fn=list,
+                            num_workers=min(workers, len(batches)))
         faults = []
         with tqdm(total=len(todo), desc="representations", unit="utterance") as bar:
             for batch in loader:
@@ -136,9 +141,9 @@ class Store:
                 good = [result for result in batch if not isinstance(result, str)]
                 for index, _, features in good:
                     if self.extractor is not None:
-                        self.write("features", todo[index], features)
+                        self.write("features", every[index], features)
                 if self.encoder is not None and good:
-                    faults += self._encode([todo[index] for index, _, _ in good],
+                    faults += self._encode([every[index] for index, _, _ in good],
                                            [waveform for _, waveform, _ in good], device)
                 bar.update(len(batch))
         faults = list(dict.fromkeys(faults))  # a recording has one for each of its variants
@@ -180,7 +185,7 @@ class Store:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise DataError(f"{path} cannot be written: {error.strerror}") from error
+            raise DataError(f"{path} cannot be written: {error.strerror or error}; is the disk full?") from error
 
     def read(self, kind: str, one: Item) -> Tensor:
         """A stored array as float32."""
@@ -234,10 +239,15 @@ class _Waveforms(Dataset):
 
 
 def _batches(items: Sequence[Item]) -> Iterator[list[int]]:
-    """Positions of neighbouring items that together, padded, last at most `BATCH_SECONDS`; items sorted by duration."""
+    """Positions of items of one speaker and tempo and of like duration that, padded, last at most `BATCH_SECONDS`."""
+
+    def group(position: int) -> tuple[str, float]:
+        return items[position].row.speaker, items[position].variant.tempo
+
     batch: list[int] = []
-    for position, one in enumerate(items):
-        if batch and one.duration * (len(batch) + 1) > BATCH_SECONDS:
+    for position in sorted(range(len(items)), key=lambda at: (*group(at), items[at].duration, items[at].row.id)):
+        full = items[position].duration * (len(batch) + 1) > BATCH_SECONDS
+        if batch and (full or group(position) != group(batch[0])):
             yield batch
             batch = []
         batch.append(position)

@@ -141,6 +141,10 @@ class DeepSpeech2(Encoder):
         self.vocabulary = vocabulary if self.tokenizer is None else self.tokenizer.vocab_size()
         options = {key: value for key, value in frontend.items() if key != "features"}
         self.frontend = registry.create("features", frontend["features"], options)
+        # all of its settings, so that a later default cannot change an encoder that was trained before
+        known = registry.arguments(type(self.frontend))
+        settings = {key: value for key, value in self.frontend.settings().items() if key in known}
+        self.architecture["frontend"] = {"features": frontend["features"], **settings}
         self.convolutions = MaskedConvolutions(self.frontend.dim, channels, time_strides)
         sizes = [self.convolutions.dim] + [units] * (num_layers - 1)
         self.recurrent = nn.ModuleList(BiRNNLayer(size, units, cell) for size in sizes)

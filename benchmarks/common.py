@@ -1,9 +1,10 @@
-"""What every benchmark prints beside its figures: the machine, and tables in Markdown."""
+"""What the benchmarks share: the line about the machine, tables in Markdown, the command line."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -36,3 +37,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def command_line() -> tuple[list[str], list[str]]:
+    """The script's own arguments, and those after ``--``, which go to recipes/train_ser.py."""
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    return given[:cut], given[cut + 1:]
