@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").read_text()).group(1)
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
-TEST = ["pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", *SYNTHETIC]
+# setuptools builds the example plugin inside the tests, without fetching anything
+TEST = ["pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC]
 
 setup(
     name="ser_plugins",

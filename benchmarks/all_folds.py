@@ -176,7 +176,7 @@ def main() -> int:
                for system in systems}
     summaries = [summarise(found) for found in folders.values() if found]
     failed = [one for one in runs if one.error]
-    machine = f"{describe()}; {args.jobs} jobs of one thread"
+    machine = f"{describe()}; jobs {args.jobs}, one thread each"
     content = {"command": sys.argv, "corpus": args.corpus, "definition": DEFINITION, "machine": machine,
                "representations_seconds": stored, "seconds": seconds, "systems": summaries,
                "failed": {f"{one.system} {one.speaker}": one.error for one in failed}}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import random
 import shutil
@@ -165,6 +164,7 @@ def prepare(values: Mapping[str, Any]) -> tuple[list[manifest.Row], folds.Fold]:
     """Manifest rows of the experiment's labels, and the fold."""
     out = Path(values["output_root"]) / values["corpus"]
     path = manifest.prepare(values["corpus"], values["data_folder"], out, values["corpus_options"])
+    print(manifest.report(path), flush=True)
     rows = manifest.select(manifest.load(path), values["labels"])
     sessions = folds.speaker_sessions((row.speaker, row.session) for row in rows)
     test_speaker = values["test_speaker"]
@@ -218,8 +218,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     """
     stamp = folder / "settings.json"
     if overwrite and stamp.is_file():
-        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp last: killed meanwhile, the
-            (shutil.rmtree if old.is_dir() else os.remove)(old)  # folder is still known as one with other settings
+        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp last: what a kill here leaves
+            shutil.rmtree(old) if old.is_dir() else old.unlink()              # is still known as another run's
     if stamp.is_file():
         stamped = json.loads(stamp.read_text(encoding="utf-8"))
         different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
@@ -297,6 +297,8 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
         "counts": {part: dict(Counter(row.emotion for row in rows)) for part, rows in parts.items()},
         "settings": dict(settings), "definitions": DEFINITIONS,
         "trainable_parameters": sum(p.numel() for p in brain.modules.parameters() if p.requires_grad),
+        "plugins": {group: registry.distribution(registry.find(group, str(settings[key]))) for group, key
+                    in (("corpora", "corpus"), ("features", "features"), ("heads", "head"))},
         "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy")},
         "machine": {"python": platform.python_version(), "system": platform.platform(), "device": str(brain.device)},
     }

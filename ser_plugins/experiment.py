@@ -74,7 +74,18 @@ class Experiment:
         OptionError
             A value does not suit the object that it builds, or a placeholder has none.
         """
-        return _experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more)))
+        return _Keys(self.file, _experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more))))
+
+
+class _Keys(dict[str, Any]):
+    """A file's keys; one that a recipe reads and the file lacks is the user's error."""
+
+    def __init__(self, file: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise OptionError(f"{self.file}: {unknown_name('key', key, self, 'keys of this file')}")
 
 
 def load(argv: Sequence[str]) -> Experiment:
@@ -103,7 +114,7 @@ def load(argv: Sequence[str]) -> Experiment:
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
     text = _loaded(resolve_references, file, blank.nested())
-    return replace(blank, values=_plain(_experiment(YAML().load(text))))
+    return replace(blank, values=_Keys(file, _plain(_experiment(YAML().load(text)))))
 
 
 def _loaded(function: Callable[..., Any], file: Path, overrides: Mapping[str, Any]) -> Any:
@@ -153,7 +164,11 @@ def _tree(file: Path) -> dict[str, Any]:
         included = tree.get("experiment", {}) if isinstance(tree, Mapping) else {}
         tag = getattr(getattr(included, "tag", None), "value", None) or ""
         if tag.startswith("!include:"):
-            base = reader.load((file.parent / tag.removeprefix("!include:")).read_text(encoding="utf-8"))
+            name = tag.removeprefix("!include:")
+            base = reader.load((file.parent / name).read_text(encoding="utf-8"))
+            for key in included:
+                if key not in base:
+                    raise OptionError(f"{file}: {unknown_name('key', key, base, f'keys of {name}')}")
             return {"experiment": {**base, **included}}
     except (YAMLError, OSError) as error:
         raise OptionError(f"{file} is not valid YAML: {error}") from error
