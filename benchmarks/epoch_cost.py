@@ -77,7 +77,8 @@ def main() -> None:
     timing = measured[0][0]
     print(f"\n{args.corpus}: {timing.utterances} training and {timing.valid_utterances} validation utterances, "
           f"{args.epochs} epochs\n")
-    print(table(["system", "first epoch, s", "other epochs, median, s", "peak memory, MB", "of which at the start"], rows))
+    print(table(["system", "first epoch, s", "other epochs, median, s", "peak memory, MB", "of which at the start"],
+                rows))
     print(f"\n{describe()}")
 
 

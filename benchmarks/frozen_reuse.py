@@ -66,7 +66,7 @@ def comparison(stored: Timing, rerun: Timing, epochs: int) -> str:
     """The two runs part by part."""
     note = "measured" if len(rerun.epochs) == epochs else f"extrapolated from {len(rerun.epochs)}"
     loop, once = whole(rerun, epochs), whole(stored, epochs)
-    rows = [
+    rows: list[list[object]] = [
         ["start (manifest, weights)", f"{stored.start:.2f}", f"{rerun.start:.2f}", ""],
         ["encoder, once", f"{stored.representations:.2f}", "", ""],
         ["epochs measured", len(stored.epochs), len(rerun.epochs), ""],
@@ -108,16 +108,15 @@ def main() -> None:
     difference = max(abs(one - other) for one, other in zip(stored.losses, rerun.losses, strict=False))
     audio_share = NoStore.seconds["audio"] / sum(NoStore.seconds.values())
     print(f"\n{stored.system} on {args.corpus}: {stored.utterances} training and {stored.valid_utterances} validation "
-          f"utterances, {variants} variants of tempo and gain of each training utterance in the store\n")
+          f"utterances; variants of tempo and gain of each training utterance in the store: {variants}\n")
     print(comparison(stored, rerun, args.epochs), "\n")
     print(table(["epochs", "store, s", "encoder in the loop, s", "ratio (from the mean epochs above)"],
                 [[epochs, f"{whole(stored, epochs):.0f}", f"{whole(rerun, epochs):.0f}",
                   f"{whole(rerun, epochs) / whole(stored, epochs):.1f}"] for epochs in EPOCHS]))
-    print(f"\nThe store reads an utterance in {variants} variants once, the loop in one of them every epoch: even if "
-          f"training itself cost nothing, {args.epochs} epochs could gain no more than about {args.epochs / variants:.0f} "
-          f"times (--tempi '[]': {args.epochs}).\nSame training: validation losses differ by {difference:.1e} at most. "
-          f"In the loop {audio_share:.0%} of the time for inputs went into audio (decoding, tempo, gain), the rest into "
-          f"the encoder.\n\n{describe()}")
+    print(f"\nThe store reads each variant of an utterance once, the loop one of them in every epoch: if "
+          f"training itself cost nothing, {args.epochs} epochs would gain about {args.epochs / variants:.0f} times.\n"
+          f"Same training: validation losses differ by {difference:.1e} at most. Of the loop's time for inputs "
+          f"{audio_share:.0%} went into audio (decoding, tempo, gain), the rest into the encoder.\n\n{describe()}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ class TimedBrain(train_ser.SERBrain):
     def on_fit_start(self) -> None:
         """Starts the clock."""
         super().on_fit_start()
-        self.ends, self.valid_losses = [time.perf_counter()], []
+        self.ends = [time.perf_counter()]
+        self.valid_losses: list[float] = []
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """As the recipe's, then reads the clock."""
@@ -103,7 +104,7 @@ def train(system: str, options: Sequence[str], epochs: int, store_class: type[st
         clock.append(time.perf_counter())
         brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                     values["seed"])
-        batches = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)
+        batches = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
         brain.fit(hparams["epoch_counter"], batches, train_ser.evaluation(items["valid"], values["batch_size"]),
                   progressbar=False)
         brain.bar.close()

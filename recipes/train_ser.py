@@ -197,7 +197,9 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
                 values: Mapping[str, Any], device: str) -> dict[str, list[list[store.Item]]]:
     """Each utterance as its variants, the undisturbed one first; all of them computed and stored."""
     hashes = {part: store.audio_hashes(rows) for part, rows in parts.items()}
-    folds.check_disjoint(**hashes)
+    names: dict[str, str] = {}  # of the first utterance with this audio
+    folds.check_disjoint(**{part: [names.setdefault(key, row.id) for row, key in zip(rows, hashes[part], strict=True)]
+                            for part, rows in parts.items()})
     items = {
         part: [[store.item(row, key, variant) for variant in augment.variants(
                     row.id, values["tempi"] if part == "train" else [], tuple(values["gain"]), values["seed"])]
@@ -218,8 +220,11 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     """
     stamp = folder / "settings.json"
     if overwrite and stamp.is_file():
-        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp last: what a kill here leaves
-            shutil.rmtree(old) if old.is_dir() else old.unlink()              # is still known as another run's
+        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
     if stamp.is_file():
         stamped = json.loads(stamp.read_text(encoding="utf-8"))
         different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
@@ -264,9 +269,11 @@ def main(argv: Sequence[str]) -> Path:
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                 values["seed"], buckets=True)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
-    brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)
-    if not brain.test_only:
-        brain.bar.close()
+    try:
+        brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)
+    finally:
+        if hasattr(brain, "bar"):  # not with --test_only
+            brain.bar.close()  # an error gets a line of its own
     if checkpointer.find_checkpoint(min_key="loss") is None:
         raise OptionError(f"{folder} holds no trained epoch: --number_of_epochs must be 1 or more, and --test_only is "
                           "for a run that has been trained")

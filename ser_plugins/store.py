@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +100,12 @@ class Store:
         except OSError as error:
             raise DataError(f"store folder {error.filename} cannot be made: {error.strerror}") from error
 
-    def missing(self, items: Sequence[Item]) -> list[Item]:
-        """Items of which something is not stored yet, each key once."""
-        present = {kind: {entry.name for entry in os.scandir(path)} for kind, path in self.kinds.items()}
+    def missing(self, items: Sequence[Item], kinds: Iterable[str] | None = None) -> list[Item]:
+        """Items of which something (of these kinds) is not stored yet, each key once."""
+        chosen = self.kinds if kinds is None else kinds
+        present = [{entry.name for entry in os.scandir(self.kinds[kind])} for kind in chosen]
         unique = {one.key: one for one in items}
-        return [one for one in unique.values()
-                if any(f"{one.key}.npy" not in present[kind] for kind in self.kinds)]
+        return [one for one in unique.values() if any(f"{one.key}.npy" not in names for names in present)]
 
     def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0) -> int:
         """Computes and stores what is missing, with a progress bar; what is stored stays after an interruption.
@@ -124,15 +124,14 @@ class Store:
         DataError
             Audio that cannot be used; all faults at once.
         """
-        missing = {one.key for one in self.missing(items)}
-        if not missing:
-            return 0
         every = list({one.key: one for one in items}.values())
-        batches = [batch for batch in _batches(every) if any(every[index].key in missing for index in batch)]
+        batches, featureless, unheard = self._plan(every)
         todo = [every[index] for batch in batches for index in batch]
+        if not todo:
+            return 0
         if self.encoder is not None:
             self.encoder.to(device)
-        loader = DataLoader(_Waveforms(self, every), batch_sampler=batches, collate_fn=list,
+        loader = DataLoader(_Waveforms(self, every, featureless), batch_sampler=batches, collate_fn=list,
                             num_workers=min(workers, len(batches)))
         faults = []
         with tqdm(total=len(todo), desc="representations", unit="utterance") as bar:
@@ -140,9 +139,10 @@ class Store:
                 faults += [result for result in batch if isinstance(result, str)]
                 good = [result for result in batch if not isinstance(result, str)]
                 for index, _, features in good:
-                    if self.extractor is not None:
+                    if every[index].key in featureless:
                         self.write("features", every[index], features)
-                if self.encoder is not None and good:
+                good = [result for result in good if every[result[0]].key in unheard]
+                if good:
                     faults += self._encode([every[index] for index, _, _ in good],
                                            [waveform for _, waveform, _ in good], device)
                 bar.update(len(batch))
@@ -153,6 +153,16 @@ class Store:
             recordings = len({one.row.id for one in todo})
             raise DataError(f"{len(faults)} of {recordings} recordings cannot be used:\n  {shown}{more}")
         return len(todo)
+
+    def _plan(self, every: Sequence[Item]) -> tuple[list[list[int]], Set[str], Set[str]]:
+        """Batches of positions, the keys of those that need features, and of those that the encoder must hear."""
+        featureless = {one.key for one in self.missing(every, self.kinds.keys() & {"features"})}
+        absent = {one.key for one in self.missing(every, self.kinds.keys() - {"features"})}
+        whole = [batch for batch in _batches(every) if any(every[index].key in absent for index in batch)]
+        unheard = {every[index].key for batch in whole for index in batch}
+        wanted = featureless | unheard
+        batches = [[index for index in batch if every[index].key in wanted] for batch in _batches(every)]
+        return [batch for batch in batches if batch], featureless, unheard
 
     @torch.no_grad()
     def _encode(self, items: Sequence[Item], waveforms: Sequence[Tensor], device: torch.device | str) -> list[str]:
@@ -221,8 +231,8 @@ class Store:
 class _Waveforms(Dataset):
     """Disturbed audio and its features. A fault is returned as text, so that all are reported."""
 
-    def __init__(self, store: Store, items: Sequence[Item]) -> None:
-        self.store, self.items = store, items
+    def __init__(self, store: Store, items: Sequence[Item], featureless: Set[str]) -> None:
+        self.store, self.items, self.featureless = store, items, featureless
 
     def __len__(self) -> int:
         return len(self.items)
@@ -231,7 +241,7 @@ class _Waveforms(Dataset):
         one, features = self.items[index], torch.empty(0)
         try:
             waveform = torch.from_numpy(apply(audio.read(one.row.path, one.row.start, one.row.end), one.variant))
-            if self.store.extractor is not None:
+            if self.store.extractor is not None and one.key in self.featureless:
                 features = self.store.extractor(waveform.unsqueeze(0), torch.tensor([len(waveform)])).unpad()[0]
         except DataError as error:
             return f"{one.row.id}: {error}"

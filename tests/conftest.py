@@ -1,5 +1,9 @@
-"""Audio and corpora that several tests use; all of it is made here."""
+"""Audio, corpora and trained systems that several tests use; all of it is made here."""
 
+import csv
+import functools
+import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +49,111 @@ def synthetic_rows(synthetic_corpus):
     from ser_plugins.corpora import manifest
 
     return manifest.load(synthetic_corpus)
+
+
+HPARAMS = Path(__file__).parents[1] / "hparams"
+SYSTEMS = ("baseline", "mp", "rnn", "progressive")
+QUICK = ("--pitch", "yin", "--tempi", "[0.9]", "--number_of_epochs", "2", "--num_workers", "0")
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """Runs a recipe in this process: ``recipe(train_ser.main, "mp.yaml", "--seed", 2)``.
+
+    SpeechBrain's experiment directory takes over logging and `sys.excepthook`, which are given back, and asks pip for
+    the installed packages, for which one answer is enough.
+    """
+    from speechbrain.utils import logger
+
+    describe = functools.cache(logger.get_environment_description)
+
+    def run(main, hparams, *words):
+        root = logging.getLogger()
+        handlers, level, hook = list(root.handlers), root.level, sys.excepthook
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logger, "get_environment_description", describe)
+            try:
+                return main([str(HPARAMS / hparams), *map(str, words)])
+            finally:
+                for handler in set(root.handlers) - set(handlers):
+                    handler.close()
+                root.handlers[:] = handlers
+                root.setLevel(level)
+                sys.excepthook = hook
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """The folder of an untrained recogniser: 3 layers of 2 × 16 units."""
+    import torch
+    from train_asr import character_tokenizer
+
+    from ser_plugins.encoders.deepspeech2 import DeepSpeech2
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    DeepSpeech2(units=16, num_layers=3, channels=2, time_strides=(2, 2), tokenizer=character_tokenizer()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(synthetic_corpus, synthetic_folder, tiny_encoder):
+    """Options of train_ser.py for two epochs on the small synthetic corpus with the tiny encoder."""
+    assert synthetic_corpus.is_file()
+    return (*QUICK, "--data_folder", str(synthetic_folder), "--corpus_options", "{speakers: 4, sentences: 3}",
+            "--encoder", str(tiny_encoder), "--units", "16")
+
+
+def without_unused(options, system):
+    """The options without those that a system's head does not have."""
+    at = options.index("--units") if "--units" in options else None
+    return (*options[:at], *options[at + 2:]) if system == "mp" and at is not None else options
+
+
+@pytest.fixture(scope="session")
+def train(recipe, small):
+    """Trains on the small corpus: ``train("mp", root, "--seed", 2)`` gives the run's folder."""
+    import train_ser
+
+    def run(system, root, *words):
+        return recipe(train_ser.main, f"{system}.yaml", *without_unused(small, system), "--output_root", root, *words)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(train, tmp_path_factory):
+    """System → the folder of a run that tests S01; all four share a store."""
+    root = tmp_path_factory.mktemp("runs")
+    return {system: train(system, root) for system in SYSTEMS}
+
+
+def write_csv(path, rows):
+    """A CSV file of mappings with the same keys."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """Makes a corpus of tones for the reader `csv`, 3 speakers × 2 labels by default, and returns its folder.
+
+    ``tones(speakers, labels, repeats)``; no two recordings are alike.
+    """
+
+    def make(speakers=("ann", "bob", "cem"), labels=("calm", "tense"), repeats=1):
+        folder, rows = tmp_path / "tones", []
+        for speaker in speakers:
+            for label in labels:
+                for repeat in range(repeats):
+                    name = f"{speaker}_{label}_{repeat}"
+                    write_tone(folder / f"{name}.wav", seconds=0.3 + 0.01 * len(rows), frequency=150 + 7 * len(rows))
+                    rows.append({"id": name, "path": f"{name}.wav", "speaker": speaker, "emotion": label})
+        write_csv(folder / "manifest.csv", rows)
+        return folder
+
+    return make

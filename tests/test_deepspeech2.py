@@ -130,8 +130,7 @@ def test_the_summed_representation_is_the_sum_of_the_concatenated_ones_halves():
 
 
 def test_parameters_of_the_papers_size_in_closed_form():
-    with torch.device("meta"):
-        encoder = DeepSpeech2()
+    encoder = DeepSpeech2()
     convolutions = 32 * 41 * 11 + 32 * 32 * 21 * 11 + 2 * 2 * 32
     inputs = [32 * 41] + [800] * 4  # 161 bins become 81, then 41
     recurrent = sum(2 * 3 * (800 * size + 800 * 800 + 2 * 800) for size in inputs)
@@ -327,7 +326,7 @@ def test_another_architecture_is_refused(folder, changes, message):
         DeepSpeech2.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", [b'{"architecture": {"un', b"[1]", b"{}", b'{"architecture": null}', b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b'{"archite', b"[1]", b"{}", b'{"architecture": null}', b"\xff\xfe\x00"])
 def test_a_corrupt_description_is_refused(folder, content):
     (folder / "encoder.json").write_bytes(content)
     with pytest.raises(DataError, match=r"encoder: encoder\.json or tokenizer\.model is corrupt"):

@@ -1,0 +1,442 @@
+"""The recipes' command line and YAML, the order of batches, and checkpoints that a kill cannot spoil."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from ser_plugins import experiment
+from ser_plugins.errors import OptionError
+from ser_plugins.experiment import AtomicCheckpointer, SortaGradSampler
+
+HPARAMS = Path(__file__).parents[1] / "hparams"
+SYSTEMS = ("baseline", "mp", "rnn", "progressive")
+FILE = """\
+seed: 1
+name: !PLACEHOLDER
+folder: !ref results/<name>/<seed>
+lr: 0.01
+tempi: [0.9, 1.1]
+options: {}
+objects: {fast: !name:torch.optim.SGD {lr: !ref <lr>}, number: 3}
+regime: small
+regimes:
+    paper:
+    small: {lr: 0.1, batch_size: 8}
+batch_size: 64
+optimizer: !name:torch.optim.Adam
+    lr: !ref <lr>
+"""
+
+
+@pytest.fixture
+def base(tmp_path):
+    path = tmp_path / "base.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def variation(base):
+    path = base.with_name("variation.yaml")
+    path.write_text("experiment: !include:base.yaml\n    name: ours\n    batch_size: 16\n")
+    return path
+
+
+def load(file, *arguments):
+    return experiment.load([str(file), *arguments])
+
+
+def system(name, *arguments):
+    return load(HPARAMS / f"{name}.yaml", *arguments)
+
+
+# Precedence
+
+
+@pytest.mark.parametrize(("arguments", "lr", "batch_size"), [
+    ([], 0.1, 8), (["--regime", "paper"], 0.01, 16), (["--lr", "0.5"], 0.5, 8),
+    (["--lr=0.5", "--batch_size=2"], 0.5, 2), (["--batch_size", "2", "--regime", "paper"], 0.01, 2),
+])
+def test_the_command_line_comes_before_the_regime_and_that_before_the_file(variation, arguments, lr, batch_size):
+    exp = load(variation, *arguments)
+    built = exp.build()
+    assert exp.values["lr"] == built["lr"] == built["optimizer"].keywords["lr"] == lr
+    assert exp.values["batch_size"] == built["batch_size"] == batch_size
+    assert exp.given == {argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")}
+
+
+def test_a_variation_and_its_base_differ_in_what_it_names(base, variation):
+    ours, whole = load(variation, "--regime", "paper").values, load(base, "--name", "base", "--regime", "paper").values
+    assert list(ours) == list(whole)
+    assert {key for key in ours if ours[key] != whole[key]} == {"name", "folder", "batch_size"}
+    assert ours["folder"] == "results/ours/1"
+
+
+def test_values_are_plain_and_nothing_is_built_before_build(variation):
+    values = load(variation).values
+    assert "optimizer" not in values
+    assert values["objects"] == {"number": 3}
+    assert yaml.safe_load(yaml.safe_dump(dict(values))) == values
+    assert type(values["tempi"]) is list
+
+
+def test_build_takes_further_overrides(variation):
+    exp = load(variation, "--seed", "5")
+    built = exp.build({"name": "late"})
+    assert (built["name"], built["folder"], built["seed"]) == ("late", "results/late/5", 5)
+    assert exp.nested({"name": "late"}) == {"experiment": {"lr": 0.1, "batch_size": 8, "seed": 5, "name": "late"}}
+
+
+# The command line
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("3", 3), ("-3", -3), ("0.5", 0.5), ("1e-4", 1e-4), ("1e-05", 1e-5), ("0.00001", 1e-5), ("true", True),
+    ("null", None), ("name", "name"), ("a b", "a b"), ("[1, 1e-3, b]", [1, 1e-3, "b"]), ("[]", []),
+    ("/data/EmoDB", "/data/EmoDB"), ("03", "03"), ("08", "08"), ("007", "007"), ("10", 10), ("yes", "yes"), ("''", ""),
+])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_value_is_the_same_in_values_and_in_what_is_built(variation, text, value, joined):
+    exp = load(variation, *([f"--lr={text}"] if joined else ["--lr", text]))
+    built = exp.build()
+    for found in (exp.values["lr"], built["lr"], built["optimizer"].keywords["lr"]):
+        assert found == value
+        assert type(found) is type(value)
+
+
+def test_a_mapping_is_given_as_yaml(variation):
+    exp = load(variation, "--options", "{label_rule: paper, speakers: 4}")
+    assert exp.values["options"] == exp.build()["options"] == {"label_rule": "paper", "speakers": 4}
+
+
+def test_run_options_go_to_speechbrain(variation):
+    exp = load(variation, "--device", "cpu", "--debug", "--seed=7", "--max_grad_norm=3.5")
+    assert (exp.run_opts.device, exp.run_opts.debug, exp.run_opts.max_grad_norm) == ("cpu", True, 3.5)
+    assert exp.given == {"seed"}
+    assert not load(variation).run_opts.debug
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--batchsize", "3"], r"no option '--batchsize'; did you mean '--batch_size'\? keys of this YAML file: bat"),
+    (["--devise", "cpu"], r"no option '--devise'; did you mean '--device'\?"),
+    (["--xyzzy=1"], "no option '--xyzzy'; keys of this YAML file"),
+    (["--name", "=", "x"], "--name needs a value: --name VALUE or --name=VALUE, without spaces around '='"),
+    (["--name=", "x"], "unexpected 'x'; options are written --key value or --key=value, without spaces around '='"),
+    (["--name"], "--name needs a value"),
+    (["--name", "--seed", "3"], "--name needs a value"),
+    (["--device"], "--device needs a value"),
+    (["name=x"], "unexpected 'name=x'"),
+    (["--"], "unexpected '--'"),
+    (["-seed", "3"], "unexpected '-seed'"),
+    (["--tempi", "[0.9, "], r"--tempi: '\[0\.9, ' is not a YAML value"),
+    (["--name", "!!python/name:os.system"], "--name: .* is not a YAML value"),
+    (["--regime", "papr"], r"no regime 'papr'; did you mean 'paper'\? known: paper, small"),
+    (["--regime", "[paper]"], "no regime '"),
+])
+def test_a_wrong_command_line(variation, arguments, message):
+    with pytest.raises(OptionError, match=message):
+        load(variation, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--seed", "3"]])
+def test_without_a_file_the_usage_is_told(arguments):
+    with pytest.raises(OptionError, match=r"usage: python recipes/RECIPE\.py HPARAMS\.yaml"):
+        experiment.load(arguments)
+
+
+# The file
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(OptionError, match=r"none\.yaml: no such YAML file; the first argument is one of hparams"):
+        load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("a: [1, 2", r"file\.yaml is not valid YAML: .*line 1"),
+    ("a: 1\na: 2", r"file\.yaml is not valid YAML: .*duplicate key"),
+    ("experiment: !include:gone.yaml\n    a: 1", r"file\.yaml is not valid YAML: .*gone\.yaml"),
+    ("experiment: !include:base.yaml\n    name: x\n    batchsize: 1",
+     r"file\.yaml: no key 'batchsize'; did you mean 'batch_size'\? keys of base\.yaml"),
+    ("- 1\n- 2", r"file\.yaml holds no keys"),
+    ("", r"file\.yaml holds no keys"),
+    ("a: !ref <b>", r"file\.yaml: .*b"),
+])
+def test_a_broken_file(base, content, message):
+    path = base.with_name("file.yaml")
+    path.write_text(content)
+    with pytest.raises(OptionError, match=f"(?s){message}"):
+        load(path)
+
+
+def test_a_placeholder_wants_a_value(base):
+    with pytest.raises(OptionError, match=r"base\.yaml: 'name' has no default; give it one: --name VALUE"):
+        load(base)
+    assert load(base, "--name", "x").values["folder"] == "results/x/1"
+
+
+def test_a_key_that_a_recipe_reads_and_the_file_lacks(variation):
+    exp = load(variation)
+    for keys in (exp.values, exp.build()):
+        with pytest.raises(OptionError, match=r"variation\.yaml: no key 'batches'; .*keys of this file"):
+            keys["batches"]
+
+
+def test_a_value_that_an_object_refuses(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("size: 3\nlayer: !new:torch.nn.Linear\n    in_features: !ref <size>\n    out_feature: 1\n")
+    with pytest.raises(OptionError, match=r"file\.yaml: .*Linear"):
+        load(path).build()
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (OptionError("no head 'x'"), "error: no head 'x'\n"),
+    (OSError(28, "No space left on device"), "error: No space left on device; is the folder writable and the disk not"),
+    (PermissionError(13, "Permission denied", "/x/y"), "error: /x/y: Permission denied; is the folder writable"),
+])
+def test_a_users_error_is_one_sentence_and_exit_code_2(capsys, error, message):
+    def main(_):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        experiment.run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), ConnectionResetError("not a file's")])
+def test_our_own_errors_keep_their_traceback(error):
+    def main(_):
+        raise error
+
+    with pytest.raises(type(error)):
+        experiment.run(main)
+
+
+# The files that ship
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_papers_regime_has_the_papers_values(name):
+    """Lakomkin et al. 2017, §3.1.2 and §3.3.1."""
+    built = system(name, "--regime", "paper").build()
+    assert (built["opt_class"].func, built["opt_class"].keywords) == (torch.optim.Adam, {"lr": 1e-4})
+    assert (built["batch_size"], built["max_grad_norm"], built["lr_end"], built["dropout"]) == (64, 15, 1e-6, 0.25)
+    assert (min(built["tempi"]), max(built["tempi"]), built["gain"]) == (0.85, 1.15, [-3, 6])
+    assert built["labels"] == ["anger", "happiness", "neutral", "sadness"]
+
+
+def test_the_papers_learning_rate_is_annealed_after_two_epochs_without_a_better_loss():
+    anneal = system("baseline", "--regime", "paper").build()["lr_annealing"]
+    group = {"lr": 1e-4}
+    optimizer = SimpleNamespace(param_groups=[group])
+    rates = []
+    for number, loss in enumerate([1.0, 0.9, 0.91, 0.92, 0.8, 0.81, *[1.0] * 40], start=1):
+        group["lr"] = anneal([optimizer], number, loss)[1]
+        rates.append(group["lr"])
+    assert rates[:3] == [1e-4] * 3
+    assert rates[3] == rates[4] == rates[5] < 1e-4
+    assert rates[6] < rates[5]  # 0.8 was the best, and two epochs are worse
+    assert rates[-1] == 1e-6
+
+
+def test_the_systems_differ_in_head_and_layer_only():
+    values = {name: system(name).values for name in SYSTEMS}
+    first = values["baseline"]
+    for name in SYSTEMS:
+        assert values[name]["head"] == name
+        assert {key for key in first if first[key] != values[name][key]} <= {"head", "layer"}
+        assert list(values[name]) == list(first)
+        assert set(yaml.load((HPARAMS / f"{name}.yaml").read_text(), IncludeIgnorer)["experiment"]) <= {"head", "layer"}
+
+
+class IncludeIgnorer(yaml.SafeLoader):
+    """Reads an included experiment as the mapping of what the file itself says."""
+
+
+IncludeIgnorer.add_multi_constructor("!include:", lambda loader, _, node: loader.construct_mapping(node))
+
+
+def test_the_small_recogniser_differs_from_the_papers_in_values_only():
+    options = ("--data_folder", "LibriSpeech", "--units", "4", "--channels", "2")
+    large, small = (load(HPARAMS / f"{name}.yaml", *options) for name in ("asr", "asr_small"))
+    assert list(small.values) == list(large.values)
+    first, second = large.build(), small.build()
+    assert list(first) == list(second)
+    assert all(type(first[key]) is type(second[key]) for key in set(first) - set(large.values))
+
+
+def test_the_papers_recogniser():
+    """Lakomkin et al. 2017, §3.1.1: SGD, 3e-4 divided by 1.1 after every epoch, five layers of bidirectional GRU."""
+    built = load(HPARAMS / "asr.yaml", "--data_folder", "LibriSpeech", "--channels", "2", "--units", "4").build()
+    optimizer, schedule = built["optimizers"][built["optimizer"]], built["schedules"][built["schedule"]]
+    assert (optimizer.func, optimizer.keywords["lr"]) == (torch.optim.SGD, 3e-4)
+    assert schedule.func is torch.optim.lr_scheduler.ExponentialLR
+    assert schedule.keywords["gamma"] == pytest.approx(1 / 1.1)
+    assert (built["num_layers"], built["cell"], built["max_duration"]) == (5, "gru", 15.0)
+    assert built["encoder"].vocabulary == 29
+
+
+# The order of batches
+
+
+def random_sampler(seed, **options):
+    draw = random.Random(seed)
+    durations = [draw.choice([0.5, draw.uniform(0.3, 15)]) for _ in range(draw.randint(1, 60))]
+    return SortaGradSampler(durations, draw.randint(1, 9), seed=seed, **options)
+
+
+def epoch(sampler, number):
+    sampler.set_epoch(number)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    return batches
+
+
+MANY = pytest.mark.parametrize("seed", range(30))
+BUCKETS = pytest.mark.parametrize("buckets", [False, True])
+
+
+@MANY
+@BUCKETS
+def test_every_item_once_in_every_epoch(seed, buckets):
+    sampler = random_sampler(seed, buckets=buckets)
+    for number in (1, 2, 9):
+        batches = epoch(sampler, number)
+        assert sorted(item for batch in batches for item in batch) == list(range(len(sampler.durations)))
+        sizes = sorted(map(len, batches), reverse=True)
+        assert all(size == sampler.batch_size for size in sizes[:-1])
+        assert 1 <= sizes[-1] <= sampler.batch_size
+
+
+@MANY
+@BUCKETS
+def test_the_first_epoch_goes_from_short_to_long(seed, buckets):
+    sampler = random_sampler(seed, buckets=buckets)
+    durations = [sampler.durations[item] for batch in epoch(sampler, 1) for item in batch]
+    assert durations == sorted(durations)
+
+
+@MANY
+def test_buckets_keep_like_durations_together(seed):
+    sampler = random_sampler(seed, buckets=True)
+    spans = sorted((min(batch), max(batch)) for batch in
+                   [[sampler.durations[item] for item in batch] for batch in epoch(sampler, 3)])
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+@BUCKETS
+def test_later_epochs_differ_and_depend_on_seed_and_number_alone(buckets):
+    def order(seed, number):
+        return epoch(SortaGradSampler(range(1, 41), 4, seed, buckets), number)
+
+    orders = [order(0, 1), order(0, 2), order(0, 3), order(1, 2)]
+    assert all(first != second for position, first in enumerate(orders) for second in orders[:position])
+    assert order(0, 3) == orders[2]
+    assert order(0, 1) == order(1, 1)
+    resumed = SortaGradSampler(range(1, 41), 4, 0, buckets)
+    epoch(resumed, 2)
+    epoch(resumed, 2)  # what came before leaves no trace
+    assert epoch(resumed, 3) == orders[2]
+
+
+@MANY
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_no_item_and_get_as_many_batches(seed, world_size):
+    whole = random_sampler(seed)
+    for number in (1, 2):
+        shares = [epoch(random_sampler(seed, rank=rank, world_size=world_size), number) for rank in range(world_size)]
+        assert len({len(share) for share in shares}) == 1
+        items = [item for share in shares for batch in share for item in batch]
+        assert len(set(items)) == len(items)
+        every = epoch(whole, number)
+        assert len(every) - sum(map(len, shares)) == len(every) % world_size
+        assert all(batch in every for share in shares for batch in share)
+
+
+# Checkpoints
+
+
+class Cut(Exception):
+    """Stands for a process that ends here."""
+
+
+def checkpointer(folder, value, cut=False):
+    """A checkpointer of two parts; ``cut`` ends the saving of the second half-way."""
+    parts = {name: torch.nn.Linear(1, 1) for name in ("first", "second")}
+    for part in parts.values():
+        torch.nn.init.constant_(part.weight, value)
+
+    def save(part, path):
+        if cut:
+            path.write_bytes(b"half")
+            raise Cut
+        torch.save(part.state_dict(), path)
+
+    def restore(part, path, _):
+        part.load_state_dict(torch.load(path))
+
+    return AtomicCheckpointer(folder, parts, custom_save_hooks={"second": save},
+                              custom_load_hooks={"second": restore}), parts
+
+
+def recovered(folder):
+    fresh, parts = checkpointer(folder, 0.0)
+    found = fresh.recover_if_possible()
+    return found, [part.weight.item() for part in parts.values()]
+
+
+def test_a_checkpoint_is_recovered_with_its_meta_data(tmp_path):
+    saver, _ = checkpointer(tmp_path, 1.0)
+    saved = saver.save_checkpoint(meta={"loss": 0.5})
+    found, values = recovered(tmp_path)
+    assert values == [1, 1]
+    assert found.path == saved.path
+    assert found.meta["loss"] == 0.5
+
+
+def test_a_save_that_is_cut_off_is_no_checkpoint_and_the_one_before_is_recovered(tmp_path):
+    checkpointer(tmp_path, 1.0)[0].save_checkpoint(meta={"loss": 0.5})
+    with pytest.raises(Cut):
+        checkpointer(tmp_path, 2.0, cut=True)[0].save_checkpoint(meta={"loss": 0.1})
+    assert len(list(tmp_path.iterdir())) == 2
+    fresh, _ = checkpointer(tmp_path, 0.0)
+    assert len(fresh.list_checkpoints()) == 1
+    assert fresh.find_checkpoint(min_key="loss").meta["loss"] == 0.5
+    assert recovered(tmp_path)[1] == [1, 1]
+
+
+def test_a_first_save_that_is_cut_off_leaves_nothing_to_recover(tmp_path):
+    with pytest.raises(Cut):
+        checkpointer(tmp_path, 2.0, cut=True)[0].save_checkpoint()
+    assert recovered(tmp_path) == (None, [0, 0])
+
+
+def test_a_kill_just_before_the_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    checkpointer(tmp_path, 1.0)[0].save_checkpoint()
+
+    def killed(*_):
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.os, "replace", killed)
+        with pytest.raises(Cut):
+            checkpointer(tmp_path, 2.0)[0].save_checkpoint()
+    assert recovered(tmp_path)[1] == [1, 1]
+    checkpointer(tmp_path, 3.0)[0].save_checkpoint()  # and training goes on
+    assert recovered(tmp_path)[1] == [3, 3]
+
+
+def test_the_best_and_the_last_are_kept(tmp_path):
+    for value, loss in ((1.0, 0.3), (2.0, 0.1), (3.0, 0.2), (4.0, 0.4)):
+        checkpointer(tmp_path, value)[0].save_and_keep_only(meta={"loss": loss}, min_keys=["loss"])
+    kept = checkpointer(tmp_path, 0.0)[0].list_checkpoints()
+    assert sorted(one.meta["loss"] for one in kept) == [0.1, 0.4]
+    assert recovered(tmp_path)[1] == [4, 4]

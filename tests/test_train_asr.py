@@ -1,0 +1,336 @@
+"""The recogniser's recipe: its alphabet, data and objective, and short trainings on tones with short transcripts."""
+
+import copy
+import itertools
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import sentencepiece
+import speechbrain as sb
+import torch
+import train_asr
+
+from ser_plugins import audio, experiment
+from ser_plugins.contracts import Frames
+from ser_plugins.corpora.manifest import Row
+from ser_plugins.encoders.deepspeech2 import DeepSpeech2
+from ser_plugins.errors import DataError
+
+TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
+        "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar")
+WORDS = ("IT'S", "A", "TONE", "OF", "SOME", "PITCH", "AND", "NO", "SPEECH")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return sentencepiece.SentencePieceProcessor(model_proto=train_asr.character_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return DeepSpeech2(units=4, num_layers=1, channels=1, time_strides=(2, 2),
+                       tokenizer=train_asr.character_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def librispeech(tmp_path_factory, tone):
+    """Tones with transcripts in LibriSpeech's layout: 3 speakers to train and validate on, one to test."""
+    folder = tmp_path_factory.mktemp("LibriSpeech")
+    for split, speakers in (("train-clean-5", ("61", "7", "908")), ("test-clean-5spk", ("12",))):
+        for speaker in speakers:
+            chapter = folder / split / speaker / "1"
+            lines = []
+            for number in range(4):
+                name = f"{speaker}-1-{number:04d}"
+                pitch = 100 + int(speaker) / 4 + 20 * number
+                tone(chapter / f"{name}.flac", seconds=0.8 + number / 10, frequency=pitch)
+                lines.append(f"{name} {WORDS[(number + int(speaker)) % 9]} {WORDS[(2 * number + int(speaker)) % 9]}")
+            (chapter / f"{speaker}-1.trans.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(recipe, librispeech):
+    """Trains, and returns the Brain."""
+
+    def run(folder, *words):
+        brains = []
+        export = train_asr.export
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_asr, "export", lambda brain, *rest: brains.append(brain) or export(brain, *rest))
+            recipe(train_asr.main, "asr_small.yaml", "--data_folder", librispeech, "--output_folder", folder, *TINY,
+                   *words)
+        return brains[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    """A run of two epochs and its Brain."""
+    folder = tmp_path_factory.mktemp("asr") / "run"
+    return folder, train(folder, "--number_of_epochs", "2")
+
+
+def row(name="a", duration=1.0, text="A TONE", speaker="s"):
+    return Row(name, f"{name}.wav", 0.0, duration, duration, 16000, speaker, text=text)
+
+
+def distance(found, wanted):
+    """Levenshtein's distance, as he defines it."""
+    if not found or not wanted:
+        return len(found) + len(wanted)
+    if found[0] == wanted[0]:
+        return distance(found[1:], wanted[1:])
+    return 1 + min(distance(found[1:], wanted), distance(found, wanted[1:]), distance(found[1:], wanted[1:]))
+
+
+def test_the_alphabet_has_28_characters_and_the_blank(tokenizer):
+    assert tokenizer.vocab_size() == 29
+    text = "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG'S BACK"
+    pieces = tokenizer.encode(text)
+    assert tokenizer.decode(pieces) == text
+    assert len(pieces) == len(text)
+    assert set(pieces) == set(range(1, 29))  # 0 is the blank
+
+
+@pytest.mark.parametrize(("text", "normalized"), [
+    ("MISTER QUILTER IS THE APOSTLE", "MISTER QUILTER IS THE APOSTLE"),
+    ("It's  well-known.", "IT'S WELL KNOWN"),
+    ("  a\tb\nc ", "A B C"),
+    ("1 + 1 = 2", ""),
+    ("naïve", "NA VE"),
+    ("", ""),
+])
+def test_texts_are_normalized(tokenizer, text, normalized):
+    assert train_asr.normalize_text(text) == normalized
+    assert tokenizer.decode(tokenizer.encode(normalized)) == normalized
+
+
+def test_speakers_are_held_out_whole():
+    rows = [row(str(number), speaker=f"s{number % 3}") for number in range(9)]
+    kept, held = train_asr.speaker_split(rows, 1)
+    assert {one.speaker for one in kept} == {"s0", "s1"}
+    assert {one.speaker for one in held} == {"s2"}
+    assert sorted(one.id for one in kept + held) == [str(number) for number in range(9)]
+
+
+@pytest.mark.parametrize("held_out", [0, 3, 4])
+def test_someone_must_train_and_someone_validate(held_out):
+    rows = [row(speaker=f"s{number}") for number in range(3)]
+    with pytest.raises(DataError, match=f"{held_out} of 3 speakers cannot be held out for validation"):
+        train_asr.speaker_split(rows, held_out)
+
+
+def test_utterances_that_cannot_train_are_left_out(encoder):
+    rows = [row("good"), row("long", duration=20.0), row("empty", text=""), row("digits", text="1 2 3"),
+            row("fast", duration=0.2, text="NOBODY SPEAKS AS FAST")]
+    assert [one.id for one in train_asr.usable(rows, encoder, max_duration=17.0)] == ["good"]
+    with pytest.raises(DataError, match=r"none of 4 utterances has a transcript that fits 17\.0 s"):
+        train_asr.usable(rows[1:], encoder, 17.0)
+
+
+@pytest.mark.parametrize("fastest", [1.0, 1.15])
+@pytest.mark.parametrize("text", ["SOON", "SOMETHING", "BALL AND EGG AND BOOK"])
+def test_what_is_usable_is_what_ctc_can_align(encoder, text, fastest):
+    """The shortest audio that is kept has a finite loss, also at the fastest tempo; one frame less has none."""
+    tokens = torch.tensor([encoder.tokenizer.encode(text)])
+    kept = []
+    for hundredths in range(10, 160):
+        duration = hundredths / 100
+        steps = int(encoder.steps(torch.tensor([int(duration * 16000 / fastest)])))
+        loss = torch.nn.functional.ctc_loss(torch.zeros(steps, 1, 29).log_softmax(2), tokens, [steps], [len(text)])
+        usable = True
+        try:
+            train_asr.usable([row(duration=duration, text=text)], encoder, 17.0, fastest)
+        except DataError:
+            usable = False
+        assert usable == bool(loss.isfinite()), f"{duration} s, {steps} steps"
+        kept.append(usable)
+    assert 0 < sum(kept) < len(kept)
+
+
+def brute_force(log_probs, tokens):
+    """CTC's definition (Graves et al. 2006, eq. 3): the probability of all paths that collapse to the tokens."""
+    total = 0.0
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        collapsed = [piece for piece, _ in itertools.groupby(path) if piece != 0]
+        if collapsed == tokens:
+            total += math.exp(sum(float(log_probs[step, piece]) for step, piece in enumerate(path)))
+    return -math.log(total)
+
+
+def objective(frames, tokens, stage):
+    lengths = torch.tensor([len(item) for item in tokens])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(item) for item in tokens], batch_first=True)
+    batch = {"ids": ("first", "second"), "texts": ("A", "B"), "tokens": padded, "token_lengths": lengths}
+    decoder = SimpleNamespace(decode=lambda log_probs: ["A", "B"])
+    stats = SimpleNamespace(append=lambda *texts: None)
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(encoder=decoder), words=stats, characters=stats)
+    return train_asr.ASRBrain.compute_objectives(brain, frames, batch, stage)
+
+
+def test_the_objective_is_ctc():
+    generator = torch.Generator().manual_seed(1)
+    items = [torch.randn(steps, 3, generator=generator).log_softmax(dim=1) for steps in (6, 4)]
+    tokens = [[1, 1, 2], [2, 1]]
+    wanted = sum(brute_force(item, token) for item, token in zip(items, tokens, strict=True)) / 2
+    loss = objective(Frames.from_list(items, 25.0), tokens, sb.Stage.TRAIN)
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
+    frames = Frames.from_list([torch.zeros(steps, 3).log_softmax(dim=1) for steps in (6, 2)], 25.0)
+    with pytest.raises(DataError, match="the CTC loss of second is not finite: is a transcript longer than its audio"):
+        objective(frames, [[1], [1, 1]], sb.Stage.TRAIN)
+    assert objective(frames, [[1], [1, 1]], sb.Stage.TEST) == math.inf  # a test set is tested as it is
+
+
+def test_batches_hold_utterances_of_like_duration():
+    generator = torch.Generator().manual_seed(0)
+    durations = (1 + 15 * torch.rand(37, generator=generator)).tolist()
+    place = {item: rank for rank, item in enumerate(sorted(range(37), key=durations.__getitem__))}
+    sampler = experiment.SortaGradSampler(durations, batch_size=5, seed=1, buckets=True)
+    assert [place[item] for batch in sampler for item in batch] == list(range(37))
+    sampler.set_epoch(2)
+    batches = [sorted(place[item] for item in batch) for batch in sampler]
+    assert all(batch[-1] - batch[0] == len(batch) - 1 for batch in batches), "neighbours by duration"
+    assert sorted(place for batch in batches for place in batch) == list(range(37))
+    assert batches != sorted(batches)
+    shares = [experiment.SortaGradSampler(durations, 5, 1, True, rank, 3) for rank in range(3)]
+    for share in shares:
+        share.set_epoch(2)
+    assert len({len(list(share)) for share in shares} | {len(share) for share in shares}) == 1
+    seen = [item for share in shares for batch in share for item in batch]
+    assert len(seen) == len(set(seen))
+
+
+def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tokenizer):
+    path = tone(tmp_path / "a.wav", seconds=0.5)
+    rows = [Row("a", path, 0.0, 0.5, 0.5, 16000, "s", text="a tone")]
+    data = train_asr.ASRDataset(rows, tokenizer, [0.85, 1.15], [-6, 8], seed=1)
+    lengths = {}
+    for epoch in (1, 2, 1):
+        data.epoch = epoch
+        name, samples, tokens, text = data[0]
+        assert (name, text, tokenizer.decode(tokens.tolist())) == ("a", "A TONE", "A TONE")
+        assert 8000 / 1.15 - 1 <= len(samples) <= 8000 / 0.85 + 1
+        assert torch.equal(lengths.setdefault(epoch, samples), samples)
+    assert len(lengths[1]) != len(lengths[2])
+    undisturbed = train_asr.ASRDataset(rows, tokenizer)[0][1]
+    assert torch.equal(undisturbed, torch.from_numpy(audio.read(path)))
+
+
+def test_masks_are_for_training_only(encoder):
+    seen = []
+
+    def mask(features):
+        seen.append(features.shape)
+        return torch.zeros_like(features)
+
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=[mask]), modules={})
+    brain.modules = SimpleNamespace(encoder=encoder)
+    brain.spec_augment = lambda features: train_asr.ASRBrain.spec_augment(brain, features)
+    batch = {"waveforms": torch.rand(1, 8000), "lengths": torch.tensor([8000])}
+    with torch.no_grad():
+        train_asr.ASRBrain.compute_forward(brain, batch, sb.Stage.VALID)
+        assert seen == []
+        train_asr.ASRBrain.compute_forward(brain, batch, sb.Stage.TRAIN)
+    assert seen == [(1, 51, 161)]
+
+
+def test_a_run_leaves_error_rates_and_an_encoder(trained):
+    folder, _ = trained
+    assert {path.name for path in (folder / "encoder").iterdir()} == {
+        "encoder.json", "weights.safetensors", "tokenizer.model"}
+    log = (folder / "train_log.txt").read_text().splitlines()
+    assert [line.partition(":")[0] for line in log] == ["epoch", "epoch", "epoch loaded"]
+    assert all(name in line for line in log for name in ("CER: ", "WER: "))
+
+
+def test_error_rates_are_those_of_the_transcripts(trained, librispeech):
+    folder, brain = trained
+    encoder = brain.hparams.encoder.eval()
+    errors, total = {"cer": 0, "wer": 0}, {"cer": 0, "wer": 0}
+    for line in (librispeech / "test-clean-5spk/12/1/12-1.trans.txt").read_text().splitlines():
+        name, _, wanted = line.partition(" ")
+        samples = torch.from_numpy(audio.read(librispeech / f"test-clean-5spk/12/1/{name}.flac")).unsqueeze(0)
+        with torch.no_grad():
+            (found,) = encoder.decode(encoder(samples, torch.tensor([samples.shape[1]])).log_probs)
+        for kind, split in (("cer", list), ("wer", str.split)):
+            errors[kind] += distance(split(found), split(wanted))
+            total[kind] += len(split(wanted))
+    for kind in ("cer", "wer"):
+        rate = 100 * errors[kind] / total[kind]
+        assert brain.test_stats[kind.upper()] == pytest.approx(rate)
+        first = f"%WER {rate:.2f} [ {errors[kind]} / {total[kind]},"
+        assert (folder / f"{kind}_test.txt").read_text().startswith(first)
+
+
+def test_the_exported_encoder_is_the_trained_one(trained):
+    folder, brain = trained
+    loaded = DeepSpeech2.from_pretrained(folder / "encoder")
+    own = copy.deepcopy(brain.hparams.encoder).freeze()
+    samples, lengths = torch.randn(2, 12000, generator=torch.Generator().manual_seed(0)), torch.tensor([12000, 12000])
+    wanted, found = own(samples, lengths), loaded(samples, lengths)
+    torch.testing.assert_close(found.log_probs.data, wanted.log_probs.data, rtol=0, atol=2e-2)  # fp16 has 3 digits
+    for tensor in own.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+    rounded = own(samples, lengths)
+    for one, other in zip((*found.layers, found.log_probs), (*rounded.layers, rounded.log_probs), strict=True):
+        torch.testing.assert_close(one.data, other.data, rtol=0, atol=1e-6)
+    assert own.fingerprint == loaded.fingerprint
+
+
+def test_training_lowers_the_loss(trained):
+    folder, _ = trained
+    losses = [float(value) for value in re.findall(r"train loss: (\S+)", (folder / "train_log.txt").read_text())]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_undisturbed(train, trained, tmp_path):
+    undisturbed, _ = trained
+    stopped = tmp_path / "run"
+    train(stopped, "--number_of_epochs", "1")
+    train(stopped, "--number_of_epochs", "2")
+
+    def epochs(folder):
+        return [line for line in (folder / "train_log.txt").read_text().splitlines() if line.startswith("epoch: ")]
+
+    def last(folder):
+        folders = sorted((folder / "save").glob("CKPT*"), key=lambda path: path.stat().st_mtime)
+        return {name: torch.load(folders[-1] / f"{name}.ckpt") for name in ("encoder", "optimizer", "schedule")}
+
+    assert epochs(stopped) == epochs(undisturbed)
+    assert len(epochs(stopped)) == 2
+    torch.testing.assert_close(last(stopped), last(undisturbed), rtol=0, atol=0)
+
+
+def test_tempo_gain_and_one_cycle_train_too(train, tmp_path):
+    train(tmp_path / "run", "--number_of_epochs", "1", "--tempo", "[0.85, 1.15]", "--gain", "[-6, 8]", "--schedule",
+          "one_cycle", "--time_strides", "[2, 1]", "--optimizer", "sgd")
+    assert (tmp_path / "run/encoder/weights.safetensors").is_file()
+
+
+def test_an_encoder_folder_is_an_encoder_of_train_ser(trained, train_ser_with):
+    folder, _ = trained
+    run = train_ser_with(folder / "encoder")
+    assert (run / "predictions.csv").is_file()
+
+
+@pytest.fixture
+def train_ser_with(recipe, tones, tmp_path):
+    """Trains `mp` on tones over an encoder, for one epoch."""
+    import train_ser
+
+    def run(encoder):
+        return recipe(train_ser.main, "mp.yaml", "--corpus", "csv", "--data_folder", tones(), "--labels",
+                      "[calm, tense]", "--encoder", encoder, "--layer", "2", "--tempi", "[]", "--num_workers", "0",
+                      "--number_of_epochs", "1", "--output_root", tmp_path / "results")
+
+    return run
