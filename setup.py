@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
 # setuptools builds the example plugin inside the tests, without fetching anything
-TEST = ["pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC]
+TEST = ["pytest>=8", "pytest-cov", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC]
 
 setup(
     name="ser_plugins",

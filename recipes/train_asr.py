@@ -206,6 +206,7 @@ def loader(dataset: ASRDataset, batches: Any, workers: int) -> DataLoader:
 def main(argv: Sequence[str]) -> None:
     """Parse → YAML → experiment directory → prepare → datasets → Brain → fit → evaluate → export."""
     exp = experiment.load(argv)
+    torch.manual_seed(exp.values["seed"])  # the encoder's first weights
     hparams = exp.build()
     ddp_init_group(exp.run_opts)
     sb.create_experiment_directory(hparams["output_folder"], str(exp.file), exp.nested())

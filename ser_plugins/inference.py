@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor
 
@@ -115,7 +115,7 @@ def save_model(folder: Path, values: Mapping[str, Any], options: Mapping[str, An
         "head_options": dict(options),
     }
     temporary = folder / ".head.safetensors.tmp"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}, temporary)
+    temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}))
     temporary.replace(folder / "head.safetensors")
     write_atomically(folder / "model.json", lambda file: json.dump(content, file, indent=2))
 

@@ -132,6 +132,8 @@ def calibration_error(truth: Sequence[str], probabilities: np.ndarray, labels: S
     >>> calibration_error(["a", "b"], np.array([[1.0, 0.0], [1.0, 0.0]]), ["a", "b"])
     0.5
     """
+    if len(truth) != len(probabilities):
+        raise OptionError(f"{len(truth)} true labels and {len(probabilities)} rows of probabilities: need as many")
     best = np.asarray(probabilities).argmax(axis=1)
     confidence = np.asarray(probabilities).max(axis=1)
     right = np.array([labels[index] for index in best]) == np.asarray(truth)

@@ -1,6 +1,7 @@
 """The example package, installed by pip beside this one, is a plugin like any other."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -67,3 +68,17 @@ def test_its_own_test_passes(environment):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "test_contract.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_it_trains(environment, small, tmp_path):
+    root = EXAMPLE.parents[1]
+    command = [sys.executable, str(root / "recipes/train_ser.py"), str(root / "hparams/mp.yaml"), "--head", "attention",
+               *small, "--output_root", str(tmp_path), "--noprogressbar"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("synthetic/attention-3/test-S01/seed-1")
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 12
+    assert json.loads((folder / "model/model.json").read_text())["head_options"] == {
+        "layer": 3, "units": 16, "dropout": 0.25}
+    trained = json.loads((folder / "metrics.json").read_text())["protocol"]["trainable_parameters"]
+    assert trained == (32 * 16 + 16) + (16 + 1) + (2 * 32 * 4 + 4)  # two layers of weighing, the output layer

@@ -20,7 +20,7 @@ from typing import Any
 import sentencepiece
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ser_plugins import registry
@@ -210,11 +210,15 @@ class DeepSpeech2(Encoder):
         """
         if self.tokenizer_model is None:
             raise DataError("an encoder without a tokenizer cannot be saved")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.half() if tensor.is_floating_point() else tensor
                    for name, tensor in self.state_dict().items()}
-        save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / "weights.safetensors")
+        large = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+        if large:
+            raise DataError(f"{', '.join(large[:5])} cannot be saved in fp16: not finite, or above 65504")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+        (folder / "weights.safetensors").write_bytes(save(contiguous))  # its own save_file hides the file from others
         (folder / "tokenizer.model").write_bytes(self.tokenizer_model)
         config = {"encoder": "deepspeech2", "architecture": self.architecture, "notes": dict(notes or {})}
         (folder / "encoder.json").write_text(json.dumps(config, indent=2) + "\n")
