@@ -28,11 +28,11 @@ setup(
         "torchaudio>=2.11,<2.12",
         "speechbrain>=1.1.2,<1.2",
         "hyperpyyaml>=1.2.3",
+        "pyyaml",
         "ruamel.yaml<0.19",  # hyperpyyaml 1.2.3 breaks on 0.19
         "sentencepiece>=0.2",
         "safetensors>=0.4",
         "numpy>=1.26",
-        "scipy>=1.11",
         "soundfile>=0.12.1",
         "soxr>=0.3",
         "opensmile>=2.5",

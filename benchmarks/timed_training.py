@@ -103,7 +103,7 @@ def train(system: str, options: Sequence[str], epochs: int, store_class: type[st
         items = train_ser.represented(parts, brain.store, values, brain.device)
         clock.append(time.perf_counter())
         brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
-                                                    values["seed"])
+                                                    values["seed"], buckets=True)
         batches = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
         brain.fit(hparams["epoch_counter"], batches, train_ser.evaluation(items["valid"], values["batch_size"]),
                   progressbar=False)

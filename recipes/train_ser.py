@@ -30,16 +30,17 @@ from tqdm import tqdm
 
 import ser_plugins
 from ser_plugins import augment, experiment, folds, inference, metrics, predictions, registry, store
-from ser_plugins.contracts import Encoder, FeatureExtractor, Head, HeadInputs, Needs
+from ser_plugins.contracts import Encoder, FeatureExtractor, Head, HeadInputs, Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.figures import confusion_figure
 
 logger = logging.getLogger(__name__)
 
-FLAT_HEAD_OPTIONS = ("layer", "units", "dropout")  # keys of the YAML that go to a head that names them
+FLAT_HEAD_OPTIONS = ("layer", "units", "dropout")  # keys of the YAML that go to a head that names them; null: none
 FLAT_FEATURE_OPTIONS = ("pitch",)
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "overwrite", "num_workers", "regimes")
+NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
 DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",
     "WA": "weighted accuracy: share of utterances that are right",
@@ -123,7 +124,15 @@ def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, 
     if unused:
         own = [key for key in known if key not in ("feature_dim", "layer_dims", "num_classes")]
         raise OptionError(f"head '{values['head']}' takes no '{unused[0]}'; its arguments are {', '.join(own)}")
-    return {**{key: values[key] for key in FLAT_HEAD_OPTIONS if key in known}, **values["head_options"]}
+    defaults = {key: known[key].default for key in FLAT_HEAD_OPTIONS if key in known}
+    flat = {key: values[key] for key in defaults if values[key] is not None}
+    return {**defaults, **flat, **values["head_options"]}
+
+
+def feature_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the feature extractor: the flat keys that it names, and ``feature_options``."""
+    known = registry.arguments(registry.load("features", values["features"]))
+    return {**{key: values[key] for key in FLAT_FEATURE_OPTIONS if key in known}, **values["feature_options"]}
 
 
 Parts = tuple[Head, Needs, FeatureExtractor, Encoder, dict[str, Any]]
@@ -133,9 +142,7 @@ def build_parts(values: Mapping[str, Any], given: frozenset[str]) -> Parts:
     """Head, what it needs, feature extractor, frozen encoder, and the head's options."""
     options = head_options(values, given)
     head_class = registry.load("heads", values["head"])
-    known = registry.arguments(registry.load("features", values["features"]))
-    extractor = registry.create("features", values["features"], {
-        **{key: values[key] for key in FLAT_FEATURE_OPTIONS if key in known}, **values["feature_options"]})
+    extractor = registry.create("features", values["features"], feature_options(values))
     encoder = inference.load_encoder(values["encoder"])
     defaults = {name: parameter.default for name, parameter in registry.arguments(head_class).items()}
     try:
@@ -195,19 +202,35 @@ def split(rows: Sequence[manifest.Row], fold: folds.Fold, labels: Sequence[str],
 
 def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store,
                 values: Mapping[str, Any], device: str) -> dict[str, list[list[store.Item]]]:
-    """Each utterance as its variants, the undisturbed one first; all of them computed and stored."""
+    """Each utterance as its variants, the undisturbed one first; all of them computed and stored.
+
+    The gains of the variants are the same for every seed of a run, so that runs share what is stored.
+    """
     hashes = {part: store.audio_hashes(rows) for part, rows in parts.items()}
     names: dict[str, str] = {}  # of the first utterance with this audio
     folds.check_disjoint(**{part: [names.setdefault(key, row.id) for row, key in zip(rows, hashes[part], strict=True)]
                             for part, rows in parts.items()})
     items = {
         part: [[store.item(row, key, variant) for variant in augment.variants(
-                    row.id, values["tempi"] if part == "train" else [], tuple(values["gain"]), values["seed"])]
+                    row.id, values["tempi"] if part == "train" else [], tuple(values["gain"]), seed=0)]
                for row, key in zip(rows, hashes[part], strict=True)]
         for part, rows in parts.items()}
     stored.compute([one for part in items.values() for variants in part for one in variants], device,
                    values["num_workers"])
     return items
+
+
+def run_settings(exp: experiment.Experiment, rows: Sequence[manifest.Row], fold: folds.Fold,
+                 extractor: FeatureExtractor, encoder: Encoder) -> dict[str, Any]:
+    """All that decides a run's numbers: values, SpeechBrain's run options, fold, data, and the parts' fingerprints."""
+    settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
+    options = {key: exp.run_opts[key] for key in sorted(exp.run_opts.overridden_args - NOT_DECISIVE)}
+    data = sorted([row.id, row.speaker, row.session, row.emotion, key]
+                  for row, key in zip(rows, store.audio_hashes(rows), strict=True))
+    return settings | {
+        "test_speaker": fold.test, "run_options": options, "data": fingerprint({"rows": data}, {}),
+        "features_fingerprint": extractor.fingerprint, "encoder_fingerprint": encoder.fingerprint,
+        "version": ser_plugins.__version__}
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
@@ -219,14 +242,16 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
         It holds a run with other settings; those are named.
     """
     stamp = folder / "settings.json"
-    if overwrite and stamp.is_file():
+    stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    if stamped and "encoder_fingerprint" not in stamped:
+        raise OptionError(f"{stamp} was not written by this recipe: {folder} is no run's folder; give another one")
+    if overwrite and stamped:
         for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
             if old.is_dir():
                 shutil.rmtree(old)
             else:
                 old.unlink()
-    if stamp.is_file():
-        stamped = json.loads(stamp.read_text(encoding="utf-8"))
+    elif stamped:
         different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
                      if stamped.get(key) != value]
         if different:
@@ -245,6 +270,8 @@ def main(argv: Sequence[str]) -> Path:
     """
     exp = experiment.load(argv)
     values = exp.values
+    replaced = values["regimes"][values["regime"]] or {}
+    print(f"regime {values['regime']}" + "".join(f", {key} {values[key]}" for key in replaced), flush=True)
     rows, fold = prepare(values)
     head, needs, extractor, encoder, options = build_parts(values, exp.given)
     parts = split(rows, fold, values["labels"], values["allow_missing_class"])
@@ -252,9 +279,7 @@ def main(argv: Sequence[str]) -> Path:
     system = system_name(values["head"], options)
     folder = Path(values["output_folder"] or Path(values["output_root"]) / values["corpus"] / system
                   / f"test-{fold.test}" / f"seed-{values['seed']}")
-    settings = {key: value for key, value in values.items() if key not in NOT_SETTINGS}
-    settings |= {"test_speaker": fold.test, "features_fingerprint": extractor.fingerprint,
-                 "encoder_fingerprint": encoder.fingerprint, "version": ser_plugins.__version__}
+    settings = run_settings(exp, rows, fold, extractor, encoder)
     claim_folder(folder, settings, values["overwrite"])
     resolved = {"test_speaker": fold.test, "output_folder": str(folder)}
     hparams = exp.build(resolved)
@@ -279,7 +304,8 @@ def main(argv: Sequence[str]) -> Path:
                           "for a run that has been trained")
     brain.evaluate(evaluation(items["test"], values["batch_size"]), min_key="loss", progressbar=False)
 
-    inference.save_model(folder / "model", values, options, extractor, encoder, head)
+    model = {**values, "feature_options": feature_options(values), "head_options": options}
+    inference.save_model(folder / "model", model, extractor, encoder, head)
     report(folder, brain, system, parts, fold, settings)
     return folder
 

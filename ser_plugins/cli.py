@@ -105,7 +105,9 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
     >>> parse_options(["--label_rule", "paper", "--merge_calm=true", "--speakers", "10"])
     {'label_rule': 'paper', 'merge_calm': True, 'speakers': 10}
     """
-    import yaml
+    from ruamel.yaml.error import YAMLError
+
+    from ser_plugins.values import parse_value
 
     options: dict[str, Any] = {}
     remaining = list(words)
@@ -122,8 +124,8 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
         if name in options:
             raise OptionError(f"option --{name} is given twice")
         try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name] = parse_value(value)
+        except YAMLError as error:
             raise OptionError(f"the value of --{name}, {value!r}, is no YAML: {error}") from error
     return options
 

@@ -285,7 +285,7 @@ class FeatureExtractor(nn.Module, ABC):
     @property
     def fingerprint(self) -> str:
         """Hash of the class and its `settings`; stored features are keyed by it."""
-        return fingerprint({"class": type(self).__qualname__, **self.settings()}, self.state_dict())
+        return fingerprint({"class": class_name(self), **self.settings()}, self.state_dict())
 
 
 class Encoder(nn.Module, ABC):
@@ -319,6 +319,11 @@ class Encoder(nn.Module, ABC):
     def freeze(self) -> Encoder:
         """Evaluation mode and no gradients, for good."""
         return self.eval().requires_grad_(False)
+
+
+def class_name(part: object) -> str:
+    """Module and name of an object's class, so that two packages' classes of one name differ."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def fingerprint(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -7,13 +7,14 @@ A recipe's YAML is either a complete experiment or a variation of one::
         layer: 2
 
 An experiment may hold ``regimes``: named sets of overrides, chosen by the key ``regime``. Precedence: the file, then
-its regime, then the command line.
+its regime, then what a variation names itself, then the command line.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import random
 import sys
@@ -33,7 +34,9 @@ from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import Sampler
 
 from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
+from ser_plugins.values import parse_value
 
+JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
 
@@ -110,7 +113,8 @@ def load(argv: Sequence[str]) -> Experiment:
         regime = given.get("regime", keys["regime"])
         if str(regime) not in keys["regimes"]:
             raise OptionError(unknown_name("regime", str(regime), keys["regimes"], "known"))
-        overrides = {**(keys["regimes"][regime] or {}), **given}
+        own = _variation_keys(file)
+        overrides = {key: value for key, value in (keys["regimes"][regime] or {}).items() if key not in own} | given
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
     text = _loaded(resolve_references, file, blank.nested())
@@ -177,6 +181,12 @@ def _tree(file: Path) -> dict[str, Any]:
     return dict(tree)
 
 
+def _variation_keys(file: Path) -> frozenset[str]:
+    """What a variation names itself; its base's keys are not in it."""
+    tree = YAML().load(file.read_text(encoding="utf-8"))
+    return frozenset(tree["experiment"] or ()) if _is_variation(tree) else frozenset()
+
+
 def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Divides the command line into overrides of YAML keys and SpeechBrain's run options."""
     run_options = {key: value for key, value in RunOptions().as_dict().items()
@@ -204,24 +214,12 @@ def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any
             value = rest.pop(0)
         if key in keys:
             try:
-                given[key] = _value(value)
+                given[key] = parse_value(value)
             except YAMLError as error:
                 raise OptionError(f"--{key}: '{value}' is not a YAML value: {error}") from error
         else:
             run_arguments.append(f"--{key}={value}")
     return given, run_arguments
-
-
-def _value(text: str) -> Any:
-    """A value of the command line. YAML 1.2 reads 1e-4 as a number; 03 is the name of a speaker here, and no number.
-
-    Example
-    -------
-    >>> _value("1e-4"), _value("03"), _value("[1, a]"), _value("null")
-    (0.0001, '03', [1, 'a'], None)
-    """
-    digits = text.strip()
-    return digits if digits.isdecimal() and digits != str(int(digits)) else YAML(typ="safe", pure=True).load(text)
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -292,7 +290,8 @@ class SortaGradSampler(Sampler[list[int]]):
     seed : int
         Seed of the shuffling.
     buckets : bool
-        Later epochs shuffle batches of items of like duration; otherwise they shuffle items.
+        Later epochs shuffle batches of items of like duration, made anew in each epoch from durations that are
+        changed by up to 40 % either way; otherwise they shuffle items.
     rank, world_size : int
         This process and the number of processes; each gets as many batches as the others.
 
@@ -313,13 +312,16 @@ class SortaGradSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def _batches(self) -> list[list[int]]:
-        order = sorted(range(len(self.durations)), key=lambda item: self.durations[item])
-        shuffle = random.Random(f"{self.seed} {self.epoch}").shuffle
+        draw = random.Random(f"{self.seed} {self.epoch}")
+        durations = self.durations
+        if self.epoch > 1 and self.buckets:
+            durations = [duration * math.exp(draw.uniform(-JITTER, JITTER)) for duration in durations]
+        order = sorted(range(len(durations)), key=lambda item: durations[item])
         if self.epoch > 1 and not self.buckets:
-            shuffle(order)
+            draw.shuffle(order)
         batches = [order[start:start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.epoch > 1 and self.buckets:
-            shuffle(batches)
+            draw.shuffle(batches)
         return batches
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_model(folder: Path, values: Mapping[str, Any], options: Mapping[str, Any], extractor: FeatureExtractor,
-               encoder: Encoder, head: Head) -> None:
+def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtractor, encoder: Encoder,
+               head: Head) -> None:
     """Writes a model folder.
 
     Arguments
@@ -95,24 +95,21 @@ def save_model(folder: Path, values: Mapping[str, Any], options: Mapping[str, An
     folder : Path
         Made where it does not exist.
     values : Mapping[str, Any]
-        The experiment's values: ``labels``, ``features``, ``encoder``, ``head``, ….
-    options : Mapping[str, Any]
-        The head's options.
+        ``labels``, ``features``, ``feature_options``, ``encoder``, ``head``, ``head_options``.
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(values["encoder"])
-    known = registry.arguments(type(extractor))
     content = {
         "labels": values["labels"],
         "features": values["features"],
-        "feature_options": {**{key: values[key] for key in ("pitch",) if key in known}, **values["feature_options"]},
+        "feature_options": values["feature_options"],
         "features_fingerprint": extractor.fingerprint,
         "encoder": str(source.absolute()) if source.is_dir() else str(source),
         "encoder_fingerprint": encoder.fingerprint,
         "head": values["head"],
-        "head_options": dict(options),
+        "head_options": values["head_options"],
     }
     temporary = folder / ".head.safetensors.tmp"
     temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}))
@@ -131,8 +128,8 @@ class SpeechRecognizer(Pretrained):
     """
 
     @classmethod
-    def from_hparams(cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None,
-                     **unused: Any) -> SpeechRecognizer:
+    def from_hparams(
+            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None) -> SpeechRecognizer:
         """Loads an encoder.
 
         Arguments
@@ -182,8 +179,8 @@ class EmotionRecognizer(SpeechRecognizer):
     """Classifies and transcribes with a trained system; both come from one pass through the encoder."""
 
     @classmethod
-    def from_hparams(cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None,
-                     **unused: Any) -> EmotionRecognizer:
+    def from_hparams(
+            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None) -> EmotionRecognizer:
         """Loads a trained system.
 
         Arguments
@@ -260,7 +257,10 @@ class EmotionRecognizer(SpeechRecognizer):
         needs = self.hparams.needs
         features = self.mods.extractor(waveforms, lengths).to(self.device) if needs.features else None
         encoding = self.mods.encoder(waveforms, lengths) if needs.encoder or transcribe else None
-        return self.mods.head(needs.take(features, encoding)).log_softmax(dim=1), encoding
+        inputs = needs.take(features, encoding)
+        stored = {layer: replace(frames, data=frames.data.half().float())  # as the store keeps them, and training reads
+                  for layer, frames in inputs.sequences.items()}
+        return self.mods.head(replace(inputs, sequences=stored)).log_softmax(dim=1), encoding
 
     def _labelled(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         score, index = log_probs.max(dim=1)

@@ -178,6 +178,9 @@ class Store:
                     for fault in self._encode([one], [waveform], device)]
         for layer in numbers(self.needs.sequences):
             for one, frames in zip(items, encoding.layers[layer - 1].unpad(), strict=True):
+                if not frames.half().isfinite().all():
+                    raise DataError(f"{one.row.id}: layer {layer} of the encoder has values that are not finite in "
+                                    "float16, in which frames are stored")
                 self.write(f"layer{layer}", one, frames.half())
         if self.needs.means:
             means = torch.cat([frames.mean() for frames in encoding.layers], dim=1)  # [batch, sum of the layers' dims]

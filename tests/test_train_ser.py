@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def test_a_run_leaves_every_promised_file(runs, system):
         "metrics.json", "confusion.png", "model"}
     (checkpoint,) = {path for path in folder.glob("save/CKPT*") if "epoch: 2" in (path / "CKPT.yaml").read_text()}
     assert {path.stem for path in checkpoint.glob("*.ckpt")} == {"head", "counter", "annealing", "optimizer", "brain"}
-    assert "torch==2.11" in (folder / "env.log").read_text()
+    assert platform.python_version() in (folder / "env.log").read_text()
     assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (folder / "model").iterdir()} == {"model.json", "head.safetensors"}
 
@@ -360,6 +361,7 @@ def kill_when(process, happened, log, patience=120.0):
         while not happened():
             assert process.poll() is None, f"it ended before it was killed:\n{log.read_text()}"
             assert time.monotonic() < end, f"it took too long:\n{log.read_text()}"
+            time.sleep(0.0005)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ser_plugins import registry
-from ser_plugins.contracts import Encoder, Encoding, Frames, fingerprint, length_mask
+from ser_plugins.contracts import Encoder, Encoding, Frames, class_name, fingerprint, length_mask
 from ser_plugins.errors import DataError, SerError
 from ser_plugins.recurrent import BiRNNLayer
 
@@ -194,7 +194,7 @@ class DeepSpeech2(Encoder):
     @property
     def fingerprint(self) -> str:
         """Hash of weights, architecture and preprocessing."""
-        settings = {**self.architecture, "class": type(self).__qualname__, "version": VERSION,
+        settings = {**self.architecture, "class": class_name(self), "version": VERSION,
                     "frontend": self.frontend.fingerprint}
         return fingerprint(settings, self.state_dict())
 

@@ -1,0 +1,28 @@
+"""Values of the command line, read in one way by the recipes and by ``ser``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ruamel.yaml import YAML
+
+
+def parse_value(text: str) -> Any:
+    """A YAML 1.2 value, which reads 1e-4 as a number and leaves ``yes`` a word.
+
+    Digits with a leading zero are a name (a speaker of EmoDB), and no number.
+
+    Raises
+    ------
+    ruamel.yaml.error.YAMLError
+        The text is no YAML.
+
+    Example
+    -------
+    >>> parse_value("1e-4"), parse_value("03"), parse_value("[1, a]"), parse_value("null")
+    (0.0001, '03', [1, 'a'], None)
+    """
+    digits = text.strip()
+    if digits.isdecimal() and digits != str(int(digits)):
+        return digits
+    return YAML(typ="safe", pure=True).load(text)
