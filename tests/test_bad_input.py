@@ -94,7 +94,7 @@ def test_a_wrong_name_or_value(train, tones, words, error, message):
     ("experiment: !include:{hparams}/ser.yaml\n    layer: 2\n", "'head' has no default; give it one: --head VALUE"),
     ("experiment: [", "is not valid YAML"),
     ("just text\n", "holds no keys"),
-    ("seed: 1\ncorpus: csv\n", "no key 'output_root'"),
+    ("seed: 1\ncorpus: csv\n", "; keys of this file: corpus, seed"),
     ("a: !ref <b>\n", "mine.yaml: "),
     ("a: !new:torch.nn.Linear2\n", "no option '--corpus'"),
 ])

@@ -222,6 +222,26 @@ def test_a_finished_run_is_only_tested_again(train, runs):
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+def test_a_run_is_not_resumed_on_other_data(recipe, tones, tmp_path):
+    """The same command over a corpus that was relabelled: the old head may not be tested on it."""
+    folder = tones()
+    words = ("mp.yaml", "--corpus", "csv", "--data_folder", folder, "--labels", "[calm, tense]", "--tempi", "[]",
+             "--number_of_epochs", "1", "--num_workers", "0", "--output_root", tmp_path / "results")
+    before = predictions(recipe(train_ser.main, *words))
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    swapped = [re.sub("calm$", "tense", line) if line.endswith("calm") else re.sub("tense$", "calm", line)
+               for line in lines]
+    (folder / "manifest.csv").write_text("\n".join(swapped))
+    with pytest.raises(OptionError, match=r"holds a run with other settings \(data '\w+' → '\w+'\)"):
+        recipe(train_ser.main, *words)
+    assert predictions(tmp_path / "results/csv/mp-3/test-ann/seed-1") == before
+
+
+def test_run_options_are_settings(train, runs):
+    with pytest.raises(OptionError, match=r"other settings \(run_options \{\} → \{'debug': True\}\)"):
+        train("mp", runs["mp"].parents[3], "--debug")
+
+
 def test_more_epochs_are_other_settings(train, tmp_path):
     folder = train("mp", tmp_path)
     old = predictions(folder)
