@@ -189,17 +189,31 @@ def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
     assert objective(frames, [[1], [1, 1]], sb.Stage.TEST) == math.inf  # a test set is tested as it is
 
 
+def padding(batches, durations):
+    """Share of the padded batches that is padding."""
+    padded = sum(len(batch) * max(durations[item] for item in batch) for batch in batches)
+    return 1 - sum(durations) / padded
+
+
 def test_batches_hold_utterances_of_like_duration():
     generator = torch.Generator().manual_seed(0)
     durations = (1 + 15 * torch.rand(37, generator=generator)).tolist()
     place = {item: rank for rank, item in enumerate(sorted(range(37), key=durations.__getitem__))}
     sampler = experiment.SortaGradSampler(durations, batch_size=5, seed=1, buckets=True)
     assert [place[item] for batch in sampler for item in batch] == list(range(37))
-    sampler.set_epoch(2)
-    batches = [sorted(place[item] for item in batch) for batch in sampler]
-    assert all(batch[-1] - batch[0] == len(batch) - 1 for batch in batches), "neighbours by duration"
-    assert sorted(place for batch in batches for place in batch) == list(range(37))
-    assert batches != sorted(batches)
+    assert padding(sampler, durations) < 0.1
+    epochs = []
+    for epoch in (2, 3):
+        sampler.set_epoch(epoch)
+        assert sorted(item for batch in sampler for item in batch) == list(range(37))
+        shortest = [min(durations[item] for item in batch) for batch in sampler]
+        assert shortest != sorted(shortest), "batches of any duration come in any order"
+        epochs.append({frozenset(batch) for batch in sampler})
+    assert epochs[0] != epochs[1], "an utterance has other neighbours in another epoch"
+    mixed = experiment.SortaGradSampler(durations, batch_size=5, seed=1)
+    for each in (sampler, mixed):
+        each.set_epoch(2)
+    assert padding(sampler, durations) < 0.7 * padding(mixed, durations)
     shares = [experiment.SortaGradSampler(durations, 5, 1, True, rank, 3) for rank in range(3)]
     for share in shares:
         share.set_epoch(2)
