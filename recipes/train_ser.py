@@ -272,8 +272,10 @@ def main(argv: Sequence[str]) -> Path:
     values = exp.values
     replaced = values["regimes"][values["regime"]] or {}
     print(f"regime {values['regime']}" + "".join(f", {key} {values[key]}" for key in replaced), flush=True)
+    if values["corpus"] != "synthetic" and "data_folder" not in exp.given:
+        raise OptionError(f"where is corpus '{values['corpus']}'? give --data_folder FOLDER")
+    head, needs, extractor, encoder, options = build_parts(values, exp.given)  # before the audio: names may be wrong
     rows, fold = prepare(values)
-    head, needs, extractor, encoder, options = build_parts(values, exp.given)
     parts = split(rows, fold, values["labels"], values["allow_missing_class"])
 
     system = system_name(values["head"], options)

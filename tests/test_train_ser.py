@@ -318,7 +318,7 @@ def test_the_first_epoch_goes_by_duration():
     assert [item for batch in sampler for item in batch] == orders[0]
 
 
-def write_glides(folder, speakers=4, each=6):
+def write_glides(folder, speakers=5, each=6):
     """Tones that rise or fall by an octave, at another pitch for each speaker."""
     draw, rows = np.random.default_rng(0), []
     folder.mkdir()
@@ -345,25 +345,26 @@ def hear_glides(recipe, tiny_encoder, tmp_path):
         return recipe(
             train_ser.main, f"{system}.yaml", "--corpus", "csv", "--data_folder", write_glides(tmp_path / "glides"),
             "--labels", "[rising, falling]", "--encoder", tiny_encoder, "--output_root", tmp_path / "results",
-            "--pitch", "yin", "--tempi", "[]", "--num_workers", "0", "--units", "16", "--lr", "0.02",
-            "--batch_size", "8", "--number_of_epochs", epochs, "--test_speaker", "s1")  # a pitch between the others'
+            "--pitch", "yin", "--tempi", "[]", "--num_workers", "0", "--units", "16", "--lr", "0.01",
+            "--annealing_patience", "1000", "--batch_size", "8", "--number_of_epochs", epochs,
+            "--test_speaker", "s1")  # a pitch between the others'
 
     return run
 
 
 @pytest.mark.parametrize("system", ["baseline", "progressive"])
 def test_it_learns_what_can_be_heard(hear_glides, system):
-    folder = hear_glides(system, epochs=10)
+    folder = hear_glides(system, epochs=20)
     assert len(table(folder)) == 12
     assert metrics(folder)["UA"] == 1.0
 
 
 def test_it_learns_what_it_is_trained_on(hear_glides):
     """An untrained recogniser's frames tell little of another speaker; the utterances heard can be learnt."""
-    log = (hear_glides("rnn", epochs=20) / "log.txt").read_text()
+    log = (hear_glides("rnn", epochs=40) / "log.txt").read_text()
     losses = [float(value) for value in re.findall(r"train loss (\S+),", log)]
     assert losses[0] > 0.5
-    assert min(losses) < 0.35 < np.log(2)
+    assert min(losses) < 0.4 < np.log(2)
 
 
 KILLED = ("--number_of_epochs", "6", "--units", "48", "--batch_size", "4", "--num_workers", "1", "--noprogressbar")
