@@ -272,6 +272,7 @@ def main(argv: Sequence[str]) -> Path:
     values = exp.values
     replaced = values["regimes"][values["regime"]] or {}
     print(f"regime {values['regime']}" + "".join(f", {key} {values[key]}" for key in replaced), flush=True)
+    registry.find("corpora", str(values["corpus"]))
     if values["corpus"] != "synthetic" and "data_folder" not in exp.given:
         raise OptionError(f"where is corpus '{values['corpus']}'? give --data_folder FOLDER")
     head, needs, extractor, encoder, options = build_parts(values, exp.given)  # before the audio: names may be wrong
