@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import random
 import shutil
@@ -296,6 +297,8 @@ def main(argv: Sequence[str]) -> Path:
     brain.store = stored
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                 values["seed"], buckets=True)
+    if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
+        torch.set_num_threads(1)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     try:
         brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)

@@ -3,12 +3,15 @@
 import csv
 import functools
 import logging
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: of the recipes' processes too, two of which may run at once
 
 
 def write_tone(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1,
