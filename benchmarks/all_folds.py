@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from ser_plugins import experiment, folds, metrics, predictions, store
 from ser_plugins.contracts import Needs, numbers
-from ser_plugins.corpora.manifest import write_atomically
 from ser_plugins.errors import SerError
+from ser_plugins.files import write_atomically
 
 sys.path.insert(0, str(RECIPES))
 import train_ser

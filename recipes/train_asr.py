@@ -8,7 +8,6 @@ The run's folder gets the checkpoints, the log, CER and WER with alignments, and
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import random
@@ -32,32 +31,11 @@ from ser_plugins.contracts import SAMPLE_RATE, Frames
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError
+from ser_plugins.text import normalize_text
 
 logger = logging.getLogger(__name__)
 
-ALPHABET = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # and the space: with the blank 29 outputs
-
-
-def character_tokenizer() -> bytes:
-    """A SentencePiece model of single characters; piece 0, its unknown piece, is the CTC blank."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([f"{ALPHABET} {ALPHABET}"]), model_writer=model, model_type="char",
-        vocab_size=len(ALPHABET) + 2, character_coverage=1.0, unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1,
-        normalization_rule_name="identity", add_dummy_prefix=False, minloglevel=2)
-    return model.getvalue()
-
-
-def normalize_text(text: str) -> str:
-    """Upper case, nothing but letters, apostrophes and single spaces.
-
-    Example
-    -------
-    >>> normalize_text("It's  well-known.")
-    "IT'S WELL KNOWN"
-    """
-    letters = (letter if letter in ALPHABET else " " for letter in text.upper())
-    return " ".join("".join(letters).split())
+NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs")  # may change
 
 
 class ASRDataset(Dataset):
@@ -206,9 +184,11 @@ def loader(dataset: ASRDataset, batches: Any, workers: int) -> DataLoader:
 def main(argv: Sequence[str]) -> None:
     """Parse → YAML → experiment directory → prepare → datasets → Brain → fit → evaluate → export."""
     exp = experiment.load(argv)
+    ddp_init_group(exp.run_opts)
+    settings = {"recipe": "train_asr"} | {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
+    run_on_main(experiment.claim_folder, args=(Path(exp.values["output_folder"]), settings, exp.values["overwrite"]))
     torch.manual_seed(exp.values["seed"])  # the encoder's first weights
     hparams = exp.build()
-    ddp_init_group(exp.run_opts)
     sb.create_experiment_directory(hparams["output_folder"], str(exp.file), exp.nested())
     rows = {}
     for split in ("train", "test"):

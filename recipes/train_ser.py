@@ -15,7 +15,6 @@ import logging
 import os
 import platform
 import random
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -35,6 +34,7 @@ from ser_plugins.contracts import Encoder, FeatureExtractor, Head, HeadInputs, N
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.figures import confusion_figure
+from ser_plugins.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -228,37 +228,10 @@ def run_settings(exp: experiment.Experiment, rows: Sequence[manifest.Row], fold:
     options = {key: exp.run_opts[key] for key in sorted(exp.run_opts.overridden_args - NOT_DECISIVE)}
     data = sorted([row.id, row.speaker, row.session, row.emotion, key]
                   for row, key in zip(rows, store.audio_hashes(rows), strict=True))
-    return settings | {
+    return {"recipe": "train_ser"} | settings | {
         "test_speaker": fold.test, "run_options": options, "data": fingerprint({"rows": data}, {}),
         "features_fingerprint": extractor.fingerprint, "encoder_fingerprint": encoder.fingerprint,
         "version": ser_plugins.__version__}
-
-
-def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes the run's folder, or takes up the unfinished run in it if that has the same settings.
-
-    Raises
-    ------
-    OptionError
-        It holds a run with other settings; those are named.
-    """
-    stamp = folder / "settings.json"
-    stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
-    if stamped and "encoder_fingerprint" not in stamped:
-        raise OptionError(f"{stamp} was not written by this recipe: {folder} is no run's folder; give another one")
-    if overwrite and stamped:
-        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink()
-    elif stamped:
-        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
-                     if stamped.get(key) != value]
-        if different:
-            raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
-                              "--output_folder, or throw that run away with --overwrite true")
-    manifest.write_atomically(stamp, lambda file: json.dump(settings, file, indent=2))
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -284,7 +257,7 @@ def main(argv: Sequence[str]) -> Path:
     folder = Path(values["output_folder"] or Path(values["output_root"]) / values["corpus"] / system
                   / f"test-{fold.test}" / f"seed-{values['seed']}")
     settings = run_settings(exp, rows, fold, extractor, encoder)
-    claim_folder(folder, settings, values["overwrite"])
+    experiment.claim_folder(folder, settings, values["overwrite"])
     resolved = {"test_speaker": fold.test, "output_folder": str(folder)}
     hparams = exp.build(resolved)
     sb.create_experiment_directory(str(folder), str(exp.file), exp.nested(resolved), experiment.LOG_CONFIG)
@@ -343,7 +316,7 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
     }
     content = {**result, "loss": brain.test_loss, "epochs": latest.meta["epoch"],
                "tested_epoch": best.meta["epoch"], "protocol": stamp}
-    manifest.write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
+    write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
     title = f"{system}, speaker {fold.test}: UA {result['UA']:.3f}"
     confusion_figure(metrics.confusion_matrix(truth, predicted, labels), labels, title).savefig(
         folder / "confusion.png", dpi=150)

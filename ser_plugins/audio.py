@@ -10,9 +10,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, EmptyAudioError
 
-SAMPLE_RATE = 16000  # Hz, as `ser_plugins.contracts.SAMPLE_RATE`; stated here so that reading needs no torch
+SAMPLE_RATE = 16000  # Hz; the rate of every waveform inside the package (Lakomkin et al. 2017, §3.2.2)
 TOLERANCE = 0.01  # s that an `end` may lie beyond the audio: manifests round durations
 
 # What libsndfile logs of a header whose sizes exceed the file: WAV, AIFF, AU, W64, RF64. It reads on without an error.
@@ -34,7 +34,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if not path.is_file():
         raise DataError(f"{path}: no such audio file")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty (0 bytes)")
+        raise EmptyAudioError(f"{path}: the file is empty (0 bytes)")
     try:
         file = soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
@@ -52,7 +52,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
 def _check(path: Path, file: soundfile.SoundFile) -> None:
     """Refuses a file without samples, or one that is shorter than its header says."""
     if file.frames <= 0:
-        raise DataError(f"{path}: the audio holds no samples")
+        raise EmptyAudioError(f"{path}: the audio holds no samples")
     for promised, found in (map(int, sizes) for sizes in _SIZE.findall(file.extra_info)):
         missing = (promised / max(found, 1) - 1) * file.frames / file.samplerate  # s
         if promised < _STREAMED and missing > TOLERANCE:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16000  # Hz; the rate of every waveform inside the package (Lakomkin et al. 2017, §3.2.2)
+from ser_plugins.audio import SAMPLE_RATE as SAMPLE_RATE  # plugins take it from here
 
 
 def length_mask(lengths: Tensor, time: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The three errors that a user can cause; every message says what was found, where, and what to do."""
+"""The errors that a user can cause; every message says what was found, where, and what to do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class PluginError(SerError):
 
 class DataError(SerError):
     """Audio, a manifest, a corpus folder or a model file is not what it should be."""
+
+
+class EmptyAudioError(DataError):
+    """An audio file without bytes or without samples."""
 
 
 class OptionError(SerError):

@@ -1,4 +1,4 @@
-"""What the recipes share around SpeechBrain: the command line, the YAML with its regimes, checkpoints, batch order.
+"""What the recipes share around SpeechBrain: command line, YAML and regimes, run folder, checkpoints, batch order.
 
 A recipe's YAML is either a complete experiment or a variation of one::
 
@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import math
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +36,7 @@ from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import Sampler
 
 from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
+from ser_plugins.files import write_atomically
 from ser_plugins.values import parse_value
 
 JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
@@ -108,6 +111,8 @@ def load(argv: Sequence[str]) -> Experiment:
         raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")
     keys = _experiment(_tree(file))
     given, run_arguments = _split(argv[1:], list(keys))
+    for key, value in given.items():
+        _check_kind(key, value, keys[key])
     overrides = dict(given)
     if "regimes" in keys:
         regime = given.get("regime", keys["regime"])
@@ -119,6 +124,25 @@ def load(argv: Sequence[str]) -> Experiment:
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
     text = _loaded(resolve_references, file, blank.nested())
     return replace(blank, values=_Keys(file, _plain(_experiment(YAML().load(text)))))
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """What the file has as a number, switch, list or mapping stays one; a list may be null, for none.
+
+    Example
+    -------
+    >>> _check_kind("lr", "fast", 0.1)
+    Traceback (most recent call last):
+    ...
+    ser_plugins.errors.OptionError: --lr: 'fast' is not a number; the file has 0.1
+    """
+    for kind, accepted, name in ((bool, bool, "true or false"), (int, int, "a whole number"),
+                                 (float, int | float, "a number"), (list, list | None, "a list, [a, b]"),
+                                 (Mapping, Mapping, "a mapping, {key: value}")):
+        if isinstance(default, kind):
+            if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+                raise OptionError(f"--{key}: {value!r} is not {name}; the file has {default!r}")
+            return
 
 
 def _loaded(function: Callable[..., Any], file: Path, overrides: Mapping[str, Any]) -> Any:
@@ -236,6 +260,47 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
         return
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Makes a run's folder, or takes up the unfinished run in it if that has the same settings.
+
+    Arguments
+    ---------
+    folder : Path
+        The run's folder; ``settings.json`` in it is the run's stamp.
+    settings : Mapping[str, Any]
+        All that decides the run's numbers, as JSON; ``recipe`` is the recipe's name.
+    overwrite : bool
+        Throws away a run that the folder holds.
+
+    Raises
+    ------
+    OptionError
+        It holds a run with other settings, which are named; or a stamp that is no run's.
+    DataError
+        The folder cannot be written to.
+    """
+    stamp = folder / "settings.json"
+    try:
+        stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    except ValueError:
+        stamped = {"recipe": "no JSON"}
+    if stamped and stamped.get("recipe") != settings["recipe"]:
+        raise OptionError(f"{stamp} was not written by this recipe: {folder} is no run's folder; give another one")
+    if overwrite and stamped:
+        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+    elif stamped:
+        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
+                     if stamped.get(key) != value]
+        if different:
+            raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
+                              "--output_folder, or throw that run away with --overwrite true")
+    write_atomically(stamp, lambda file: json.dump(settings, file, indent=2))
 
 
 def storage_error(error: Exception) -> str:

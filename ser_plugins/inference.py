@@ -23,8 +23,8 @@ from torch import Tensor
 
 from ser_plugins import audio, registry
 from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head
-from ser_plugins.corpora.manifest import write_atomically
 from ser_plugins.errors import DataError, PluginError
+from ser_plugins.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     source = Path(values["encoder"])
     content = {
         "labels": values["labels"],
@@ -111,9 +110,8 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
         "head": values["head"],
         "head_options": values["head_options"],
     }
-    temporary = folder / ".head.safetensors.tmp"
-    temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}))
-    temporary.replace(folder / "head.safetensors")
+    weights = save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()})
+    write_atomically(folder / "head.safetensors", lambda file: file.write(weights), binary=True)
     write_atomically(folder / "model.json", lambda file: json.dump(content, file, indent=2))
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_plugins.corpora.manifest import Row, write_atomically
+from ser_plugins.corpora.manifest import Row
 from ser_plugins.errors import DataError
+from ser_plugins.files import write_atomically
 
 FIXED = ("id", "speaker", "label", "prediction")
 

@@ -27,6 +27,7 @@ from ser_plugins.augment import Variant, apply
 from ser_plugins.contracts import SAMPLE_RATE, Encoder, FeatureExtractor, Frames, HeadInputs, Needs, numbers
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.errors import DataError
+from ser_plugins.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -191,14 +192,7 @@ class Store:
     def write(self, kind: str, one: Item, values: Tensor) -> None:
         """Stores an array; it gets its name when it is whole."""
         path = self.kinds[kind] / f"{one.key}.npy"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.save(file, values.cpu().numpy())
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"{path} cannot be written: {error.strerror or error}; is the disk full?") from error
+        write_atomically(path, lambda file: np.save(file, values.cpu().numpy()), binary=True)
 
     def read(self, kind: str, one: Item) -> Tensor:
         """A stored array as float32."""

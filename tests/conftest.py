@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: of the recipes' processes too, two of which may run at once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; also of the recipes' processes, two of which run at once
 
 
 def write_tone(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1,
@@ -91,9 +91,9 @@ def recipe():
 def tiny_encoder(tmp_path_factory):
     """The folder of an untrained recogniser: 3 layers of 2 × 16 units."""
     import torch
-    from train_asr import character_tokenizer
 
     from ser_plugins.encoders.deepspeech2 import DeepSpeech2
+    from ser_plugins.text import character_tokenizer
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny_encoder")

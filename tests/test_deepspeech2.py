@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import conv2d, hardtanh
-from train_asr import character_tokenizer
 
 from ser_plugins.contracts import SAMPLE_RATE, Frames
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError
 from ser_plugins.features import spectrogram
+from ser_plugins.text import character_tokenizer
 
 TOKENIZER = character_tokenizer()
 UNITS, LAYERS, CHANNELS = 6, 3, 2

@@ -24,6 +24,7 @@ folder: !ref results/<name>/<seed>
 lr: 0.01
 tempi: [0.9, 1.1]
 options: {}
+free: null
 objects: {fast: !name:torch.optim.SGD {lr: !ref <lr>}, number: 3}
 regime: small
 regimes:
@@ -32,6 +33,7 @@ regimes:
 batch_size: 64
 optimizer: !name:torch.optim.Adam
     lr: !ref <lr>
+    weight_decay: !ref <free>
 """
 
 
@@ -109,9 +111,9 @@ def test_the_regime_comes_before_the_base(base):
 ])
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_value_is_the_same_in_values_and_in_what_is_built(variation, text, value, joined):
-    exp = load(variation, *([f"--lr={text}"] if joined else ["--lr", text]))
+    exp = load(variation, *([f"--free={text}"] if joined else ["--free", text]))
     built = exp.build()
-    for found in (exp.values["lr"], built["lr"], built["optimizer"].keywords["lr"]):
+    for found in (exp.values["free"], built["free"], built["optimizer"].keywords["weight_decay"]):
         assert found == value
         assert type(found) is type(value)
 

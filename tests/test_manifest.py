@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DataError, match="cannot be written: No space left"):
         manifest.write([row("b")], tmp_path / "m.csv")
     assert [item.id for item in manifest.load(tmp_path / "m.csv")] == ["a"]
@@ -126,7 +127,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(tmp_path, tone):
     with pytest.raises(DataError) as caught:
         manifest.prepare("csv", folder, tmp_path / "out")
     text = str(caught.value)
-    for kind, number in {"missing files": 12, "shorter than 30 ms": 1, "unreadable files": 1, "empty audio": 2,
+    for kind, number in {"missing files": 12, "shorter than 50 ms": 1, "unreadable files": 1, "empty audio": 2,
                          "duplicate ids": 1, "missing ids": 1, "missing speakers": 1, "missing labels": 1,
                          "segments outside the audio": 3, "unknown genders": 1}.items():
         assert f"\n{kind} ({number}):\n" in text

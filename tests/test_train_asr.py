@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,8 @@ from ser_plugins import audio, experiment
 from ser_plugins.contracts import Frames
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, OptionError
+from ser_plugins.text import character_tokenizer, normalize_text
 
 TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
         "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar")
@@ -25,14 +27,14 @@ WORDS = ("IT'S", "A", "TONE", "OF", "SOME", "PITCH", "AND", "NO", "SPEECH")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return sentencepiece.SentencePieceProcessor(model_proto=train_asr.character_tokenizer())
+    return sentencepiece.SentencePieceProcessor(model_proto=character_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
     return DeepSpeech2(units=4, num_layers=1, channels=1, time_strides=(2, 2),
-                       tokenizer=train_asr.character_tokenizer())
+                       tokenizer=character_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_the_alphabet_has_28_characters_and_the_blank(tokenizer):
     ("", ""),
 ])
 def test_texts_are_normalized(tokenizer, text, normalized):
-    assert train_asr.normalize_text(text) == normalized
+    assert normalize_text(text) == normalized
     assert tokenizer.decode(tokenizer.encode(normalized)) == normalized
 
 
@@ -323,6 +325,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_undisturbed(train, trained, tmp_pa
     assert epochs(stopped) == epochs(undisturbed)
     assert len(epochs(stopped)) == 2
     torch.testing.assert_close(last(stopped), last(undisturbed), rtol=0, atol=0)
+
+
+def test_a_run_is_not_resumed_with_other_sizes(train, trained, tmp_path):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "run")
+    with pytest.raises(OptionError, match=r"holds a run with other settings \(units \d+ → 5\); give another "):
+        train(tmp_path / "run", "--number_of_epochs", "2", "--units", "5")
+    train(tmp_path / "run", "--number_of_epochs", "1", "--units", "5", "--overwrite", "true")
+    assert len(list((tmp_path / "run" / "save").glob("CKPT*"))) == 1
 
 
 def test_tempo_gain_and_one_cycle_train_too(train, tmp_path):

@@ -266,17 +266,17 @@ def test_an_overwriting_that_is_killed_leaves_no_stranger(tmp_path, monkeypatch)
     folder = tmp_path / "run"
     for name in ("model", "save"):
         (folder / name).mkdir(parents=True)
-    (folder / "settings.json").write_text('{"layer": 1, "encoder_fingerprint": "0"}')
+    (folder / "settings.json").write_text('{"layer": 1, "recipe": "train_ser"}')
 
     def killed(path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_ser.shutil, "rmtree", killed)
+        patch.setattr(experiment.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_ser.claim_folder(folder, {"layer": 2}, overwrite=True)
+            experiment.claim_folder(folder, {"layer": 2, "recipe": "train_ser"}, overwrite=True)
     with pytest.raises(OptionError, match="layer 1 → 2"):
-        train_ser.claim_folder(folder, {"layer": 2}, overwrite=False)
+        experiment.claim_folder(folder, {"layer": 2, "recipe": "train_ser"}, overwrite=False)
 
 
 def test_a_trained_run_can_be_tested_only(train, runs, tmp_path):

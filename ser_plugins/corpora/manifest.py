@@ -13,24 +13,23 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ser_plugins import audio, registry
 from ser_plugins.corpora.faults import Faults, check_names
-from ser_plugins.errors import DataError, OptionError, unknown_name
+from ser_plugins.errors import DataError, EmptyAudioError, OptionError, unknown_name
+from ser_plugins.files import write_atomically
 
 if TYPE_CHECKING:  # importing it would import torch, and reading a manifest needs none
     from ser_plugins.contracts import Corpus, Utterance
 
 logger = logging.getLogger(__name__)
 
-MIN_DURATION = 0.030  # s; shorter holds no syllable, and fewer than two frames of 20 ms each 10 ms
-TOLERANCE = 0.001  # s; annotated ends are rounded, and may lie this far behind the last sample
+MIN_DURATION = 0.050  # s; shorter holds no syllable, and a change of tempo needs 40 ms
 DECIMALS = 6  # of seconds: finer than a sample at any usual rate
 
 
@@ -74,34 +73,6 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
-
-
-def write_atomically(path: Path, content: Callable[[IO[str]], Any]) -> None:
-    """Writes a text file so that it is there as a whole or not at all.
-
-    Arguments
-    ---------
-    path : Path
-        The file; its folder is made.
-    content : Callable
-        Is called with the open file.
-
-    Raises
-    ------
-    DataError
-        The folder is not writable or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            content(file)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def write(rows: Iterable[Row], path: str | Path) -> None:
@@ -231,10 +202,11 @@ def _measured(utterances: Sequence[Utterance], labels: Mapping[str, str], corpus
 def _header(path: Path, faults: Faults) -> audio.AudioInfo | None:
     try:
         return audio.info(path)
+    except EmptyAudioError as error:
+        faults.add("empty audio", str(error))
     except DataError as error:
-        empty = "is empty" in str(error) or "holds no samples" in str(error)
-        kind = "missing files" if not path.is_file() else "empty audio" if empty else "unreadable files"
-        faults.add(kind, str(path) if kind == "missing files" else str(error))
+        missing = not path.is_file()
+        faults.add("missing files" if missing else "unreadable files", str(path) if missing else str(error))
     except OSError as error:
         faults.add("unreadable files", f"{path}: {error.strerror}")
     return None
@@ -245,7 +217,7 @@ def _located(utterance: Utterance, path: Path, header: audio.AudioInfo, labels: 
     """The utterance with its segment in seconds, or a fault."""
     start = 0.0 if utterance.start is None else utterance.start
     end = header.duration if utterance.end is None else utterance.end
-    if not (start >= 0 and end <= header.duration + TOLERANCE and start < header.duration and start < end):
+    if not (start >= 0 and end <= header.duration + audio.TOLERANCE and start < header.duration and start < end):
         faults.add("segments outside the audio",
                    f"{utterance.id}: {start:g} to {end:g} s of {path}, which is {header.duration:.3f} s long")
         return None

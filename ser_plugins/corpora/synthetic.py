@@ -47,8 +47,8 @@ from ser_plugins.audio import SAMPLE_RATE
 from ser_plugins.contracts import Corpus, Utterance
 from ser_plugins.corpora import espeak
 from ser_plugins.corpora.labels import load_labels
-from ser_plugins.corpora.manifest import write_atomically
 from ser_plugins.errors import DataError, OptionError, PluginError
+from ser_plugins.files import write_atomically
 
 GENERATOR_VERSION = 1  # raised by every change of what is spoken or how; no file outlives it
 LEVEL = -28.0  # dBFS; RMS of a neutral utterance on average
