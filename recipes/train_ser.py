@@ -16,7 +16,7 @@ import os
 import platform
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,40 @@ class SERBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(meta={"loss": loss, "epoch": epoch}, min_keys=["loss"])
         if next_rate <= self.hparams.lr_end:
             self.hparams.epoch_counter.limit = epoch
+
+
+def numeric(value: Any) -> bool:
+    """Whether it is a number, and no switch."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "labels": (lambda value: all(isinstance(label, str) for label in value), "names"),
+    "tempi": (lambda value: all(numeric(tempo) and tempo > 0 for tempo in value or ()), "positive numbers"),
+    "gain": (lambda value: len(value or ()) == 2 and all(map(numeric, value)) and value[0] <= value[1],
+             "lowest and highest in dB"),
+    "batch_size": (lambda value: value >= 1, "1 or more"),
+    "lr": (lambda value: value > 0, "above 0"),
+    "max_grad_norm": (lambda value: value > 0, "above 0"),
+    "annealing_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "annealing_patience": (lambda value: value >= 0, "0 or more"),
+    "num_workers": (lambda value: value >= 0, "0 or more"),
+}
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuses values of the YAML that no plugin checks.
+
+    Raises
+    ------
+    OptionError
+        The key, its value and what it must be.
+    """
+    for key, (holds, expected) in RULES.items():
+        if not holds(values[key]):
+            raise OptionError(f"--{key} {values[key]}: it must be {expected}")
+    if values["lr"] <= values["lr_end"]:
+        raise OptionError(f"--lr {values['lr']}: it must lie above lr_end {values['lr_end']}, where training ends")
 
 
 def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
@@ -213,7 +247,7 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
                             for part, rows in parts.items()})
     items = {
         part: [[store.item(row, key, variant) for variant in augment.variants(
-                    row.id, values["tempi"] if part == "train" else [], tuple(values["gain"]), seed=0)]
+                    row.id, (values["tempi"] or []) if part == "train" else [], tuple(values["gain"]), seed=0)]
                for row, key in zip(rows, hashes[part], strict=True)]
         for part, rows in parts.items()}
     stored.compute([one for part in items.values() for variants in part for one in variants], device,
@@ -242,8 +276,11 @@ def main(argv: Sequence[str]) -> Path:
     Path
         The run's folder.
     """
+    if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
+        torch.set_num_threads(1)
     exp = experiment.load(argv)
     values = exp.values
+    check_values(values)
     replaced = values["regimes"][values["regime"]] or {}
     print(f"regime {values['regime']}" + "".join(f", {key} {values[key]}" for key in replaced), flush=True)
     registry.find("corpora", str(values["corpus"]))
@@ -270,8 +307,6 @@ def main(argv: Sequence[str]) -> Path:
     brain.store = stored
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                 values["seed"], buckets=True)
-    if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
-        torch.set_num_threads(1)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     try:
         brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)

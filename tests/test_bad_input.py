@@ -85,6 +85,13 @@ def train(recipe, options, tmp_path):
     (["--overwrite", "1"], OptionError, "--overwrite: 1 is not true or false"),
     (["--labels", "calm"], OptionError, "--labels: 'calm' is not a list"),
     (["--head_options", "[3]"], OptionError, "--head_options: [3] is not a mapping"),
+    (["--tempi", "[fast]"], OptionError, "--tempi ['fast']: it must be positive numbers"),
+    (["--gain", "[6, -3]"], OptionError, "--gain [6, -3]: it must be lowest and highest in dB"),
+    (["--gain", "[1]"], OptionError, "--gain [1]: it must be"),
+    (["--labels", "[1, 2]"], OptionError, "--labels [1, 2]: it must be names"),
+    (["--batch_size", "0"], OptionError, "--batch_size 0: it must be 1 or more"),
+    (["--annealing_factor", "2"], OptionError, "--annealing_factor 2: it must be between 0 and 1"),
+    (["--lr", "0.0001"], OptionError, "--lr 0.0001: it must lie above lr_end 0.006, where training ends"),
     (["--number_of_epochs", "0"], OptionError, "holds no trained epoch: --number_of_epochs must be 1 or more"),
 ])
 def test_a_wrong_name_or_value(train, tones, words, error, message):

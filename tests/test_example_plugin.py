@@ -72,13 +72,13 @@ def test_its_own_test_passes(environment):
 
 def test_it_trains(environment, small, tmp_path):
     root = EXAMPLE.parents[1]
-    command = [sys.executable, str(root / "recipes/train_ser.py"), str(root / "hparams/mp.yaml"), "--head", "attention",
-               *small, "--output_root", str(tmp_path), "--noprogressbar"]
+    command = [sys.executable, str(root / "recipes/train_ser.py"), str(root / "hparams/rnn.yaml"), "--head",
+               "attention", *small, "--output_root", str(tmp_path), "--noprogressbar"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.glob("synthetic/attention-3/test-S01/seed-1")
+    (folder,) = tmp_path.glob("synthetic/attention-2/test-S01/seed-1")
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 12
     assert json.loads((folder / "model/model.json").read_text())["head_options"] == {
-        "layer": 3, "units": 16, "dropout": 0.25}
+        "layer": 2, "units": 16, "dropout": 0.25}
     trained = json.loads((folder / "metrics.json").read_text())["protocol"]["trainable_parameters"]
     assert trained == (32 * 16 + 16) + (16 + 1) + (2 * 32 * 4 + 4)  # two layers of weighing, the output layer

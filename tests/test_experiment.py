@@ -256,13 +256,15 @@ def test_the_papers_learning_rate_is_annealed_after_two_epochs_without_a_better_
 
 def test_the_systems_differ_in_the_head_and_its_arguments_only():
     own = {"head", "layer", "units", "dropout"}
-    values = {name: system(name).values for name in SYSTEMS}
+    values = {name: system(name, "--regime", "paper").values for name in SYSTEMS}
     first = values["baseline"]
     for name in SYSTEMS:
         assert values[name]["head"] == name
-        assert {key for key in first if first[key] != values[name][key]} <= own
+        assert {key for key in first if first[key] != values[name][key]} <= own | {"regimes"}
         assert list(values[name]) == list(first)
-        assert set(yaml.load((HPARAMS / f"{name}.yaml").read_text(), IncludeIgnorer)["experiment"]) <= own
+        assert set(yaml.load((HPARAMS / f"{name}.yaml").read_text(), IncludeIgnorer)["experiment"]) <= own | {"regimes"}
+    small = [system(name).values for name in SYSTEMS]
+    assert [one["lr"] for one in small] == [0.004, 0.06, 0.004, 0.004]  # mp is one linear layer
 
 
 class IncludeIgnorer(yaml.SafeLoader):
