@@ -37,6 +37,8 @@ setup(
         "soxr>=0.3",
         "opensmile>=2.5",
         "librosa>=0.10",
+        "numba>=0.60",
+        "scipy>=1.11",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "tqdm",

@@ -46,6 +46,7 @@ DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",
     "WA": "weighted accuracy: share of utterances that are right",
     "F1": "macro F1: mean of the classes' F1",
+    "ECE": "expected calibration error over 15 bins of confidence",
     "split": "leave one speaker out; the validation speaker is the other one of the session, or the next by name",
     "tested": "the epoch with the lowest cross-entropy on the validation speaker",
 }
@@ -349,7 +350,8 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
         "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy")},
         "machine": {"python": platform.python_version(), "system": platform.platform(), "device": str(brain.device)},
     }
-    content = {**result, "loss": brain.test_loss, "epochs": latest.meta["epoch"],
+    calibration = metrics.calibration_error(truth, written.probabilities, labels)
+    content = {**result, "ECE": calibration, "loss": brain.test_loss, "epochs": latest.meta["epoch"],
                "tested_epoch": best.meta["epoch"], "protocol": stamp}
     write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
     title = f"{system}, speaker {fold.test}: UA {result['UA']:.3f}"

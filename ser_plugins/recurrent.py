@@ -2,7 +2,8 @@
 
 A packed bidirectional GRU is batch invariant, but its backward pass on a CPU is many times slower than a padded one's.
 Here a bidirectional layer is two one-directional ones; the second reads each item reversed *within its own length*.
-Outputs, gradients and weights are those of a packed bidirectional layer (`benchmarks/recurrent.py` measures the gain).
+On a CPU, `ser_plugins.gru` runs both. Outputs, gradients and weights are those of a packed bidirectional layer
+(`benchmarks/recurrent.py` measures the gain).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.contracts import Frames
+from ser_plugins.gru import bidirectional_gru
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -69,10 +71,20 @@ class BiRNNLayer(nn.Module):
         frames : Frames
             ``[batch, time, input_size]``.
         """
+        if self._compiled(frames):
+            return bidirectional_gru(frames.data, frames.lengths, self.forwards, self.backwards)
         mask = frames.mask().unsqueeze(2)
         ahead, _ = self.forwards(frames.data)
         behind, _ = self.backwards(reverse_within_length(frames.data, frames.lengths))
         return ahead * mask, reverse_within_length(behind, frames.lengths) * mask
+
+
+    def _compiled(self, frames: Frames) -> bool:
+        """Whether `bidirectional_gru` can read them; a graph that is traced or exported has PyTorch's own layer."""
+        data = frames.data
+        return (isinstance(self.forwards, nn.GRU) and data.device.type == "cpu" and data.dtype == torch.float32
+                and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+                and not torch.is_autocast_enabled("cpu") and bool(frames.lengths.any()))
 
 
 class BiRNN(nn.Module):

@@ -78,6 +78,88 @@ def test_outputs_and_gradients_are_those_of_a_packed_bidirectional_network(cell,
             torch.testing.assert_close(getattr(direction, own).grad, getattr(twin, their).grad, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("units", [1, 7, 96])
+@pytest.mark.parametrize("lengths", [[1], [30, 12, 30, 1, 7], [0, 5, 0]])
+def test_the_cpus_own_layer_is_pytorchs(units, lengths):
+    """In float64, which PyTorch's layer computes; for sizes that fill vectors and that do not."""
+    torch.manual_seed(0)
+    layer, data = BiRNNLayer(27, units), 3 * batch(lengths, dim=27, padding=2).data
+    results = []
+    for kind in (torch.float32, torch.float64):
+        layer.zero_grad()
+        layer.to(kind)
+        leaf = data.to(kind, copy=True).requires_grad_()
+        outputs = layer(Frames(leaf, torch.tensor(lengths), 100.0))
+        generator = torch.Generator().manual_seed(1)
+        sum((part * torch.randn(part.shape, generator=generator).to(kind)).sum() for part in outputs).backward()
+        results.append([*outputs, leaf.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
+    assert type(results[0][0].grad_fn).__name__ == "_BiGRUBackward"
+    assert type(results[1][0].grad_fn).__name__ != "_BiGRUBackward"
+    for found, expected in zip(*results, strict=True):
+        largest = max(1.0, float(expected.detach().abs().max()))
+        torch.testing.assert_close(found.double(), expected, atol=5e-6 * largest, rtol=0)
+
+
+def test_the_gates_do_not_saturate_apart():
+    """Sums of ±100 end where torch's tanh and sigmoid do."""
+    layer = BiRNNLayer(1, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(1.0)
+    frames = Frames(torch.tensor([[[100.0], [-100.0], [8.0], [-8.0], [0.0], [1e30]]]), torch.tensor([6]), 100.0)
+    found = layer(frames)
+    expected = layer.double()(Frames(frames.data.double(), frames.lengths, 100.0))
+    torch.testing.assert_close(torch.stack(found).double(), torch.stack(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_visible(value):
+    layer, frames = BiRNNLayer(INPUTS, UNITS), batch([4, 3])
+    with torch.no_grad():
+        layer.forwards.weight_ih_l0[0, 0] = value
+        frames.data[0, 0, 0] = 0.0  # infinity times nothing
+    ahead, behind = layer(frames)
+    assert ahead[0].isnan().any()
+    assert behind.isfinite().all()
+
+
+def test_weights_alone_or_inputs_alone_may_want_gradients():
+    layer, frames = BiRNNLayer(INPUTS, UNITS), batch([4, 3])
+    sum(part.sum() for part in layer(frames)).backward()
+    assert frames.data.grad is None
+    layer.requires_grad_(False)
+    leaf = frames.data.clone().requires_grad_()
+    sum(part.sum() for part in layer(Frames(leaf, frames.lengths, 100.0))).backward()
+    assert leaf.grad[0].any()
+
+
+def test_it_goes_backward_once():
+    layer = BiRNNLayer(INPUTS, UNITS)
+    total = layer(batch([4, 3]))[0].sum()
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="goes backward once"):
+        total.backward()
+
+
+class Outputs(nn.Module):
+    """The layer as a function of tensors."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, data, lengths):
+        return self.layer(Frames(data, lengths, 100.0))
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # nn.GRU holds its weights in a list too
+def test_an_exported_layer_is_pytorchs():
+    module, frames = Outputs(BiRNNLayer(INPUTS, UNITS)).eval(), batch([4, 3])
+    exported = torch.export.export(module, (frames.data, frames.lengths))
+    assert "aten.gru" in str(exported.graph)
+    torch.testing.assert_close(exported.module()(frames.data, frames.lengths), module(frames.data, frames.lengths))
+
+
 def test_a_layer_gives_its_two_directions():
     layer = BiRNNLayer(INPUTS, UNITS)
     frames = batch([6, 4])

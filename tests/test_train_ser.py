@@ -108,6 +108,7 @@ def test_metrics_are_what_scikit_learn_makes_of_the_predictions(runs, system):
     truth, predicted = [row["label"] for row in rows], [row["prediction"] for row in rows]
     assert found["UA"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert found["WA"] == pytest.approx(accuracy_score(truth, predicted))
+    assert 0 < found["ECE"] < 1
     assert found["F1"] == pytest.approx(f1_score(truth, predicted, labels=LABELS, average="macro", zero_division=0))
     assert found["confusion"] == confusion_matrix(truth, predicted, labels=LABELS).tolist()
     recalls = recall_score(truth, predicted, labels=LABELS, average=None, zero_division=0)
