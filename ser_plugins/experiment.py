@@ -326,6 +326,10 @@ class AtomicCheckpointer(Checkpointer):
     without its parameters; here it gets its name last.
     """
 
+    def save_and_keep_only(self, *args: Any, importance_keys: Sequence[Callable] = (), **kwargs: Any) -> None:
+        """As the base class, whose default list grows with every call (SpeechBrain 1.1.2), and each call with it."""
+        super().save_and_keep_only(*args, importance_keys=list(importance_keys), **kwargs)
+
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class."""
         try:
