@@ -457,3 +457,16 @@ def test_the_best_and_the_last_are_kept(tmp_path):
     kept = checkpointer(tmp_path, 0.0)[0].list_checkpoints()
     assert sorted(one.meta["loss"] for one in kept) == [0.1, 0.4]
     assert recovered(tmp_path)[1] == [4, 4]
+
+
+def test_an_epochs_checkpoint_costs_what_the_first_one_did(tmp_path, monkeypatch):
+    """SpeechBrain looks through all checkpoints once more with every call."""
+    checkpointer = AtomicCheckpointer(tmp_path, {"part": torch.nn.Linear(1, 1)})
+    looks, find = [], checkpointer.find_checkpoints
+    monkeypatch.setattr(checkpointer, "find_checkpoints", lambda **options: looks.append(1) or find(**options))
+    for epoch in range(4):
+        checkpointer.save_and_keep_only(meta={"loss": 1 / (epoch + 1)}, min_keys=["loss"])
+        looks.append(0)
+    counts = "".join(map(str, looks)).split("0")[:4]
+    assert len(set(counts)) == 1
+    assert len(checkpointer.list_checkpoints()) == 1  # the last is the best
