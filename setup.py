@@ -54,9 +54,12 @@ setup(
             "csv = ser_plugins.corpora.csv:CSV",
             "emodb = ser_plugins.corpora.emodb:EmoDB",
             "iemocap = ser_plugins.corpora.iemocap:IEMOCAP",
+            "kaldi = ser_plugins.corpora.kaldi:Kaldi",
             "librispeech = ser_plugins.corpora.librispeech:LibriSpeech",
             "ravdess = ser_plugins.corpora.ravdess:RAVDESS",
             "synthetic = ser_plugins.corpora.synthetic:Synthetic",
+            "tedlium = ser_plugins.corpora.tedlium:TEDLIUM",
+            "voxforge = ser_plugins.corpora.voxforge:VoxForge",
         ],
         "ser_plugins.features": [
             "mfcc_pitch = ser_plugins.features.mfcc_pitch:MFCCPitch",

@@ -129,9 +129,9 @@ def _backward(gradient: Tensor, rows: Tensor, weights: Sequence[Tensor], kept: S
         views[active].addmm_(gates[row:row + active], weight_hh)
     both = gates[:, :2 * units]
     of_rows = (both @ weight_ih[:2 * units]).addmm_(inner, weight_ih[2 * units:])
-    of_both, of_products = both.sum(0), gates.sum(0)
-    return of_rows, [torch.cat([both.t() @ rows, inner.t() @ rows]), gates.t() @ previous,
-                     torch.cat([of_both, inner.sum(0)]), of_products]
+    of_weights = [torch.cat([both.t() @ rows, inner.t() @ rows]), gates.t() @ previous,
+                  torch.cat([both.sum(0), inner.sum(0)]), gates.sum(0)]
+    return of_rows, of_weights
 
 
 class _BiGRU(torch.autograd.Function):

@@ -1,11 +1,13 @@
-"""What the readers share: audio files whatever their suffix, and the error of a folder of another layout."""
+"""What the readers share: audio files whatever their suffix, lines of text, and errors of another layout."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from ser_plugins.corpora.faults import Faults
 from ser_plugins.errors import DataError
 
 
@@ -59,3 +61,39 @@ def require_audio(files: list[Path], folder: Path, layout: str) -> list[Path]:
     if not files:
         raise DataError(f"{folder} holds no audio of this corpus: expected {layout}")
     return files
+
+
+def numbered_lines(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:
+    """The lines of a UTF-8 text that are not empty, each with its place; other bytes are a fault.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    faults : Faults
+        Where lines of another encoding are noted; what can be read of them is still given.
+
+    Returns
+    -------
+    Iterator[tuple[str, str]]
+        Place, such as ``"train/text, line 3"``, and line.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    # bytes are split at line breaks alone, texts also at others, such as U+2028
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            faults.add("lines that are not UTF-8: convert the file", f"{where}: byte 0x{line[error.start]:02x}")
+            text = line.decode("utf-8", errors="replace")
+        if text.strip():
+            yield where, text

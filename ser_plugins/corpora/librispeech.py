@@ -18,7 +18,7 @@ class LibriSpeech(Corpus):
 
     Arguments
     ---------
-    splits : Sequence[str]
+    splits : str | Sequence[str]
         Folders such as ``train-clean-100`` or ``test-clean``.
 
     Example
@@ -30,8 +30,8 @@ class LibriSpeech(Corpus):
     layout = "FOLDER/SPLIT/61/70968/61-70968-0000.flac beside 61-70968.trans.txt (any audio suffix)"
     labels: Mapping[str, str] = {}
 
-    def __init__(self, splits: Sequence[str] = ("train-clean-5",)):
-        self.splits = tuple(splits)
+    def __init__(self, splits: str | Sequence[str] = ("train-clean-5",)):
+        self.splits = (splits,) if isinstance(splits, str) else tuple(splits)
 
     def read(self, folder: Path) -> Iterator[Utterance]:
         """Lists the utterances of the splits.
