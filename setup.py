@@ -19,7 +19,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.10.12",  # the first whose tarfile extracts safely
     packages=find_packages(include=["ser_plugins", "ser_plugins.*"]),
     package_data={"ser_plugins": ["assets/**/*", "corpora/*.yaml", "features/*.conf", "log_config.yaml", "py.typed"]},
     install_requires=[

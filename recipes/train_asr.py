@@ -8,10 +8,13 @@ The run's folder gets the checkpoints, the log, CER and WER with alignments, and
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
@@ -26,16 +29,30 @@ from torch.nn.functional import ctc_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from ser_plugins import audio, augment, experiment
-from ser_plugins.contracts import SAMPLE_RATE, Frames
+import ser_plugins
+from ser_plugins import audio, augment, experiment, registry
+from ser_plugins.contracts import SAMPLE_RATE, Frames, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, OptionError
 from ser_plugins.text import normalize_text
 
 logger = logging.getLogger(__name__)
 
-NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs")  # may change
+# What may change when a run goes on; the chosen schedule's arguments may not, and of one cycle epochs are one.
+NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs", "optimizers",
+                "schedules", "train_data", "test_data")
+RULES: experiment.Rules = {
+    "valid_speakers": (lambda value: value >= 1, "1 or more"),
+    "max_duration": (lambda value: value > 0, "above 0"),
+    "number_of_epochs": (lambda value: value >= 1, "1 or more"),
+    "batch_size": (lambda value: value >= 1, "1 or more"),
+    "lr": (lambda value: value > 0, "above 0"),
+    "max_grad_norm": (lambda value: value > 0, "above 0"),
+    "tempo": (lambda value: value is None or (experiment.is_range(value) and value[0] > 0), "two numbers, or null"),
+    "gain": (lambda value: value is None or experiment.is_range(value), "two numbers of dB, or null"),
+    "num_workers": (lambda value: value >= 0, "0 or more"),
+}
 
 
 class ASRDataset(Dataset):
@@ -181,21 +198,57 @@ def loader(dataset: ASRDataset, batches: Any, workers: int) -> DataLoader:
     return DataLoader(dataset, batch_sampler=batches, collate_fn=ASRDataset.collate, num_workers=workers)
 
 
+def check_corpora(corpora: Sequence[Any], default: str | None) -> None:
+    """Refuses a list of corpora whose readers or keys do not exist, or that lacks a folder."""
+    if not corpora:
+        raise OptionError("--train_data and --test_data must name one corpus or more")
+    for one in corpora:
+        if not isinstance(one, Mapping) or not {"corpus"} <= one.keys() <= {"corpus", "folder", "options"}:
+            raise OptionError(f"a corpus is {{corpus: NAME, folder: FOLDER, options: {{…}}}}, not {one}")
+        registry.find("corpora", str(one["corpus"]))
+        if one.get("folder", default) is None:
+            raise OptionError(f"where is corpus '{one['corpus']}'? give --data_folder FOLDER")
+
+
+def joined(corpora: Sequence[Mapping[str, Any]], default: str | None, folder: Path) -> list[manifest.Row]:
+    """Rows of all corpora, each with a manifest of its own; of several, ids and speakers are named by their corpus."""
+    rows = []
+    for number, one in enumerate(corpora, start=1):
+        out = folder / f"{number}-{one['corpus']}"
+        run_on_main(manifest.prepare, args=(one["corpus"], one.get("folder", default), out, one.get("options")))
+        found = manifest.load(out / "manifest.csv")
+        if len(corpora) > 1:
+            found = [replace(row, id=f"{out.name}/{row.id}", speaker=f"{out.name}/{row.speaker}") for row in found]
+        rows += found
+    return rows
+
+
+def run_settings(exp: experiment.Experiment) -> dict[str, Any]:
+    """All that decides a run's numbers beside the data: values, optimiser and schedule, run options, processes."""
+    settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
+    chosen = {kind: exp.text(f"{kind}s", str(exp.values[kind])) for kind in ("optimizer", "schedule")}
+    return {"recipe": "train_asr"} | settings | chosen | {
+        "run_options": exp.decisive_options, "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "version": ser_plugins.__version__}
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse → YAML → experiment directory → prepare → datasets → Brain → fit → evaluate → export."""
     exp = experiment.load(argv)
+    experiment.check_values(exp.values, RULES)
+    for part in ("train_data", "test_data"):
+        check_corpora(exp.values[part], exp.values["data_folder"])
+    settings = run_settings(exp)
     ddp_init_group(exp.run_opts)
-    settings = {"recipe": "train_asr"} | {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
-    run_on_main(experiment.claim_folder, args=(Path(exp.values["output_folder"]), settings, exp.values["overwrite"]))
+    claim = partial(run_on_main, experiment.claim_folder)
+    claim(args=(Path(exp.values["output_folder"]), settings, exp.values["overwrite"]))
     torch.manual_seed(exp.values["seed"])  # the encoder's first weights
     hparams = exp.build()
     sb.create_experiment_directory(hparams["output_folder"], str(exp.file), exp.nested())
-    rows = {}
-    for split in ("train", "test"):
-        folder = Path(hparams["output_folder"]) / f"manifest_{split}"
-        run_on_main(manifest.prepare, args=(hparams["corpus"], hparams["data_folder"], folder,
-                                            {"splits": hparams[f"{split}_splits"]}))
-        rows[split] = manifest.load(folder / "manifest.csv")
+    rows = {part: joined(hparams[f"{part}_data"], hparams["data_folder"],
+                         Path(hparams["output_folder"]) / f"manifest_{part}") for part in ("train", "test")}
+    said = {split: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[split]) for split in rows}
+    claim(args=(Path(hparams["output_folder"]), {**settings, "data": fingerprint(said, {})}, False))
 
     encoder = hparams["encoder"]
     train_rows, valid_rows = speaker_split(rows["train"], hparams["valid_speakers"])
@@ -225,9 +278,10 @@ def export(brain: ASRBrain, hparams: dict[str, Any], utterances: int, hours: flo
     for name, stats in (("cer", brain.characters), ("wer", brain.words)):
         with open(folder / f"{name}_test.txt", "w", encoding="utf-8") as file:
             stats.write_stats(file)
-    splits = " ".join(hparams["train_splits"])
-    notes = {"train": f"{hparams['corpus']} {splits}: {utterances} utterances, {hours:.2f} h",
-             "test": f"{' '.join(hparams['test_splits'])}: {tested} utterances, greedy decoding",
+    train, test = (" and ".join(f"{one['corpus']} {json.dumps(one.get('options', {}))}" for one in hparams[part])
+                   for part in ("train_data", "test_data"))
+    notes = {"train": f"{train}: {utterances} utterances, {hours:.2f} h",
+             "test": f"{test}: {tested} utterances, greedy decoding",
              "CER": round(brain.test_stats["CER"], 2), "WER": round(brain.test_stats["WER"], 2),
              "epochs": hparams["epoch_counter"].current}
     hparams["encoder"].save(folder / "encoder", notes)

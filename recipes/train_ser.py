@@ -16,7 +16,7 @@ import os
 import platform
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 FLAT_HEAD_OPTIONS = ("layer", "units", "dropout")  # keys of the YAML that go to a head that names them; null: none
 FLAT_FEATURE_OPTIONS = ("pitch",)
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "overwrite", "num_workers", "regimes")
-NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
 DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",
     "WA": "weighted accuracy: share of utterances that are right",
@@ -113,16 +112,11 @@ class SERBrain(sb.Brain):
             self.hparams.epoch_counter.limit = epoch
 
 
-def numeric(value: Any) -> bool:
-    """Whether it is a number, and no switch."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "labels": (lambda value: all(isinstance(label, str) for label in value), "names"),
-    "tempi": (lambda value: all(numeric(tempo) and tempo > 0 for tempo in value or ()), "positive numbers"),
-    "gain": (lambda value: len(value or ()) == 2 and all(map(numeric, value)) and value[0] <= value[1],
-             "lowest and highest in dB"),
+RULES: experiment.Rules = {
+    "labels": (lambda value: bool(value) and all(isinstance(label, str) for label in value), "names"),
+    "tempi": (lambda value: all(experiment.numeric(tempo) and tempo > 0 for tempo in value or ()), "positive numbers"),
+    "gain": (experiment.is_range, "lowest and highest in dB"),
+    "number_of_epochs": (lambda value: value >= 1, "1 or more"),
     "batch_size": (lambda value: value >= 1, "1 or more"),
     "lr": (lambda value: value > 0, "above 0"),
     "max_grad_norm": (lambda value: value > 0, "above 0"),
@@ -130,21 +124,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "annealing_patience": (lambda value: value >= 0, "0 or more"),
     "num_workers": (lambda value: value >= 0, "0 or more"),
 }
-
-
-def check_values(values: Mapping[str, Any]) -> None:
-    """Refuses values of the YAML that no plugin checks.
-
-    Raises
-    ------
-    OptionError
-        The key, its value and what it must be.
-    """
-    for key, (holds, expected) in RULES.items():
-        if not holds(values[key]):
-            raise OptionError(f"--{key} {values[key]}: it must be {expected}")
-    if values["lr"] <= values["lr_end"]:
-        raise OptionError(f"--lr {values['lr']}: it must lie above lr_end {values['lr_end']}, where training ends")
 
 
 def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
@@ -260,11 +239,10 @@ def run_settings(exp: experiment.Experiment, rows: Sequence[manifest.Row], fold:
                  extractor: FeatureExtractor, encoder: Encoder) -> dict[str, Any]:
     """All that decides a run's numbers: values, SpeechBrain's run options, fold, data, and the parts' fingerprints."""
     settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
-    options = {key: exp.run_opts[key] for key in sorted(exp.run_opts.overridden_args - NOT_DECISIVE)}
     data = sorted([row.id, row.speaker, row.session, row.emotion, key]
                   for row, key in zip(rows, store.audio_hashes(rows), strict=True))
     return {"recipe": "train_ser"} | settings | {
-        "test_speaker": fold.test, "run_options": options, "data": fingerprint({"rows": data}, {}),
+        "test_speaker": fold.test, "run_options": exp.decisive_options, "data": fingerprint({"rows": data}, {}),
         "features_fingerprint": extractor.fingerprint, "encoder_fingerprint": encoder.fingerprint,
         "version": ser_plugins.__version__}
 
@@ -277,11 +255,11 @@ def main(argv: Sequence[str]) -> Path:
     Path
         The run's folder.
     """
-    if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
-        torch.set_num_threads(1)
     exp = experiment.load(argv)
     values = exp.values
-    check_values(values)
+    experiment.check_values(values, RULES)
+    if values["lr"] <= values["lr_end"]:
+        raise OptionError(f"--lr {values['lr']}: it must lie above lr_end {values['lr_end']}, where training ends")
     replaced = values["regimes"][values["regime"]] or {}
     print(f"regime {values['regime']}" + "".join(f", {key} {values[key]}" for key in replaced), flush=True)
     registry.find("corpora", str(values["corpus"]))
@@ -308,6 +286,8 @@ def main(argv: Sequence[str]) -> Path:
     brain.store = stored
     brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                                 values["seed"], buckets=True)
+    if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
+        torch.set_num_threads(1)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     try:
         brain.fit(hparams["epoch_counter"], train, evaluation(items["valid"], values["batch_size"]), progressbar=False)
@@ -315,8 +295,7 @@ def main(argv: Sequence[str]) -> Path:
         if hasattr(brain, "bar"):  # not with --test_only
             brain.bar.close()  # an error gets a line of its own
     if checkpointer.find_checkpoint(min_key="loss") is None:
-        raise OptionError(f"{folder} holds no trained epoch: --number_of_epochs must be 1 or more, and --test_only is "
-                          "for a run that has been trained")
+        raise OptionError(f"{folder} holds no trained epoch: --test_only is for a run that has been trained")
     brain.evaluate(evaluation(items["test"], values["batch_size"]), min_key="loss", progressbar=False)
 
     model = {**values, "feature_options": feature_options(values), "head_options": options}

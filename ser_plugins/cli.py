@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, metavar="RUN_FOLDER", help="folder of a training run")
     transcribe = command("transcribe", "transcript of audio files, one JSON line per file")
     transcribe.add_argument("--encoder", metavar="FOLDER", help="a trained encoder; by default the one shipped")
+    imported = command("import-deepspeech", "make an encoder folder of a deepspeech.pytorch checkpoint")
+    imported.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth (since July 2018) or Lightning's .ckpt")
+    imported.add_argument("out", metavar="OUT", help="the folder to write")
+    imported.add_argument("--padding", default="reflect", metavar="KIND",
+                          help="of an utterance's ends in training: reflect (librosa until 0.8; the default) or zero")
     for parser_of_files in (predict, transcribe):
         parser_of_files.add_argument("files", nargs="+", metavar="FILE")
         parser_of_files.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
@@ -255,6 +260,14 @@ def transcribe_files(options: argparse.Namespace) -> int:
     return _each_file(options.files, lambda path: {"text": recognizer.transcribe_file(path)})
 
 
+def import_deepspeech(options: argparse.Namespace) -> int:
+    """``ser import-deepspeech CHECKPOINT OUT``: writes an encoder folder, prints where it lies."""
+    from ser_plugins.encoders.import_deepspeech import import_checkpoint
+
+    print(import_checkpoint(options.checkpoint, options.out, options.padding))
+    return 0
+
+
 def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) -> int:
     """Prints one JSON line per file, of a file that cannot be read to standard error; 1 if there was one."""
     failed = False
@@ -269,7 +282,7 @@ def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) ->
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_plugins, "info": describe, "check": check_plugins, "prepare": prepare_corpus,
-    "predict": predict_files, "transcribe": transcribe_files,
+    "predict": predict_files, "transcribe": transcribe_files, "import-deepspeech": import_deepspeech,
 }
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from ser_plugins.files import write_atomically
 from ser_plugins.values import parse_value
 
 JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
+NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
+RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
 
@@ -59,6 +61,8 @@ class Experiment:
         What the regime and the command line replace.
     given : frozenset[str]
         Keys that the command line set.
+    resolved : Mapping
+        The file's tree with the objects' nodes, for `text`.
     """
 
     file: Path
@@ -66,6 +70,27 @@ class Experiment:
     run_opts: RunOptions
     overrides: dict[str, Any]
     given: frozenset[str]
+    resolved: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def text(self, *keys: str) -> str:
+        """What stands under nested keys in one line, objects as their tags and arguments: what they are built from.
+
+        Raises
+        ------
+        OptionError
+            A key is not there; those beside it are named.
+        """
+        node: Any = self.resolved
+        for key in keys:
+            if key not in node:
+                raise OptionError(f"{self.file}: {unknown_name('key', key, node, 'known')}")
+            node = node[key]
+        return _described(node)
+
+    @property
+    def decisive_options(self) -> dict[str, Any]:
+        """SpeechBrain's run options that were given and change a run's numbers."""
+        return {key: self.run_opts[key] for key in sorted(self.run_opts.overridden_args - NOT_DECISIVE)}
 
     def nested(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The overrides in the file's own structure, as HyperPyYAML and `create_experiment_directory` want them."""
@@ -111,8 +136,6 @@ def load(argv: Sequence[str]) -> Experiment:
         raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")
     keys = _experiment(_tree(file))
     given, run_arguments = _split(argv[1:], list(keys))
-    for key, value in given.items():
-        _check_kind(key, value, keys[key])
     overrides = dict(given)
     if "regimes" in keys:
         regime = given.get("regime", keys["regime"])
@@ -122,12 +145,16 @@ def load(argv: Sequence[str]) -> Experiment:
         overrides = {key: value for key, value in (keys["regimes"][regime] or {}).items() if key not in own} | given
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
-    text = _loaded(resolve_references, file, blank.nested())
-    return replace(blank, values=_Keys(file, _plain(_experiment(YAML().load(text)))))
+    resolved = _experiment(YAML().load(_loaded(resolve_references, file, blank.nested())))
+    values = _Keys(file, _plain(resolved))
+    for key, default in _base(file).items():
+        if key in values:
+            _check_kind(key, values[key], default)
+    return replace(blank, values=values, resolved=resolved)
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
-    """What the file has as a number, switch, list or mapping stays one; a list may be null, for none.
+    """What the file has as a number, switch, list or mapping is one of that kind; a list may be null, for none.
 
     Example
     -------
@@ -176,6 +203,18 @@ def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
     return YAML(typ="safe", pure=True).load(buffer.getvalue())
 
 
+def _described(node: Any) -> str:
+    """A node in YAML's short form, without comments."""
+    if isinstance(node, Mapping):
+        body = "{" + ", ".join(f"{key}: {_described(value)}" for key, value in node.items()) + "}"
+    elif isinstance(node, list):
+        body = "[" + ", ".join(map(_described, node)) + "]"
+    else:
+        body = str(getattr(node, "value", node))
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    return f"{tag} {body}" if tag.startswith("!") else body
+
+
 def _is_variation(tree: Mapping[str, Any]) -> bool:
     return list(tree) == ["experiment"]
 
@@ -203,6 +242,14 @@ def _tree(file: Path) -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         raise OptionError(f"{file} holds no keys")
     return dict(tree)
+
+
+def _base(file: Path) -> dict[str, Any]:
+    """The file, or of a variation the experiment that it varies: what it leaves null is free."""
+    text = file.read_text(encoding="utf-8")
+    included = YAML().load(text).get("experiment")
+    tag = getattr(getattr(included, "tag", None), "value", None) or ""
+    return _tree(file.parent / tag.removeprefix("!include:")) if tag.startswith("!include:") else _tree(file)
 
 
 def _variation_keys(file: Path) -> frozenset[str]:
@@ -262,8 +309,42 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     sys.exit(2)
 
 
+def numeric(value: Any) -> bool:
+    """Whether it is a finite number, and no switch."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_range(value: Any) -> bool:
+    """Whether it is a list of two numbers, the lower one first."""
+    return isinstance(value, list) and len(value) == 2 and all(map(numeric, value)) and value[0] <= value[1]
+
+
+Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # key → what its value must fulfil, and that in words
+
+
+def check_values(values: Mapping[str, Any], rules: Rules) -> None:
+    """Refuses values that no plugin checks.
+
+    Raises
+    ------
+    OptionError
+        The key, its value and what it must be.
+
+    Example
+    -------
+    >>> check_values({"lr": -1.0}, {"lr": (lambda value: value > 0, "above 0")})
+    Traceback (most recent call last):
+    ...
+    ser_plugins.errors.OptionError: --lr -1.0: it must be above 0
+    """
+    for key, (holds, expected) in rules.items():
+        value = values[key]
+        if (isinstance(value, int | float) and not math.isfinite(value)) or not holds(value):
+            raise OptionError(f"--{key} {value}: it must be {expected}")
+
+
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Makes a run's folder, or takes up the unfinished run in it if that has the same settings.
+    """Makes a run's folder, or takes up the run in it if that has the same settings or has trained nothing yet.
 
     Arguments
     ---------
@@ -277,29 +358,36 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     Raises
     ------
     OptionError
-        It holds a run with other settings, which are named; or a stamp that is no run's.
+        It holds a run with other settings, which are named; or it is not empty, and no run's.
     DataError
         The folder cannot be written to.
     """
     stamp = folder / "settings.json"
     try:
-        stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+        stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else None
     except ValueError:
-        stamped = {"recipe": "no JSON"}
-    if stamped and stamped.get("recipe") != settings["recipe"]:
+        stamped = "no JSON"
+    if stamped is not None and not (isinstance(stamped, dict) and stamped.get("recipe") == settings["recipe"]):
         raise OptionError(f"{stamp} was not written by this recipe: {folder} is no run's folder; give another one")
-    if overwrite and stamped:
+    if stamped is None:
+        strangers = [path.name for path in (folder.iterdir() if folder.is_dir() else ())
+                     if not path.name.startswith(f".{stamp.name}")]  # what a killed process left of the stamp
+        if strangers:
+            raise OptionError(f"{folder} holds {sorted(strangers)[0]} and no {stamp.name}: it is no run's folder; "
+                              "give another --output_folder")
+    elif overwrite:
         for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
             if old.is_dir():
                 shutil.rmtree(old)
             else:
                 old.unlink()
-    elif stamped:
+    elif any(folder.glob("save/CKPT*")) or any((folder / result).exists() for result in RESULTS):
         different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
                      if stamped.get(key) != value]
         if different:
             raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
                               "--output_folder, or throw that run away with --overwrite true")
+        return
     write_atomically(stamp, lambda file: json.dump(settings, file, indent=2))
 
 

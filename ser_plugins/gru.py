@@ -1,4 +1,4 @@
-"""A bidirectional GRU layer on a CPU, forward and backward, several times faster than PyTorch's.
+"""A bidirectional GRU layer on a CPU, forward and backward, faster than PyTorch's.
 
 PyTorch runs some ten operations for each step, of which only one, the product with the recurrent weights, is large
 enough to be worth its call. Here a step is that product and one compiled loop (numba) for the gates. Utterances are
@@ -11,7 +11,7 @@ Equations and the order of weights are those of ``torch.nn.GRU``; results agree 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -22,11 +22,24 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Division by zero is no exception, and NaN stays NaN: so loops become vectors, and what diverges is seen.
-compiled: Any = partial(numba.njit, nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+
+def jit(**options: Any) -> Any:
+    """Compiles a function on its first call, and keeps the machine code where numba finds a folder to write to.
+
+    Division by zero is no exception, and NaN stays NaN: so loops become vectors, and what diverges is seen.
+    """
+
+    def compiled(function: Callable) -> Any:
+        make = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract"}, **options)
+        try:
+            return make(cache=True)(function)
+        except RuntimeError:  # neither the package's folder, nor the user's cache
+            return make()(function)
+
+    return compiled
 
 
-@compiled(inline="always")
+@jit(inline="always")
 def _tanh(x: Any) -> Any:
     """Rational approximation, within 3e-7 (coefficients of the library Eigen); unlike math.tanh, it vectorises."""
     limit = np.float32(7.90531110763549805)
@@ -45,33 +58,34 @@ def _tanh(x: Any) -> Any:
     return x * p / q
 
 
-@compiled()
-def _step(gates, products, bias, inner_bias, hidden, inner, previous, states, row, active):
+@jit()
+def _step(gates, products, bias, inner_bias, hidden, inner, previous, states, row, kept, active):
     """One step of the rows ``row … row + active`` of a direction, whose items are the first ``active`` of ``hidden``.
 
     ``gates`` [rows, 3 H] holds W x of the reset, update and new gate, which the gates replace; ``products``
     [batch, 3 H] is that of the recurrent weights with ``hidden`` [batch, H], which becomes the new state. ``states``
-    [rows, H] are the outputs; ``inner`` (what the reset gate multiplies) and ``previous`` (states) serve the gradient.
+    [rows, H] are the outputs; ``inner`` (what the reset gate multiplies) and ``previous`` (states) are kept from row
+    ``kept`` on, for the gradient.
     """
     units = hidden.shape[1]
     half = np.float32(0.5)
     for item in range(active):
-        at = row + item
+        at, beside = row + item, kept + item
         for gate in range(2 * units):  # loops over few arrays each, which the compiler can turn into vectors
             gates[at, gate] = half + half * _tanh(half * (gates[at, gate] + products[item, gate] + bias[gate]))
         for unit in range(units):
             new = 2 * units + unit
-            inner[at, unit] = products[item, new] + inner_bias[unit]
-            gates[at, new] = _tanh(gates[at, new] + bias[new] + gates[at, unit] * inner[at, unit])
+            inner[beside, unit] = products[item, new] + inner_bias[unit]
+            gates[at, new] = _tanh(gates[at, new] + bias[new] + gates[at, unit] * inner[beside, unit])
         for unit in range(units):
             last, new = hidden[item, unit], gates[at, 2 * units + unit]
-            previous[at, unit] = last
+            previous[beside, unit] = last
             hidden[item, unit] = new + gates[at, units + unit] * (last - new)
         for unit in range(units):
             states[at, unit] = hidden[item, unit]
 
 
-@compiled()
+@jit()
 def _step_back(gates, inner, previous, gradient, carried, row, active):
     """The gradient of one step, of the outputs ``gradient`` [rows, H] and of the later steps ``carried`` [batch, H].
 
@@ -98,26 +112,30 @@ def _step_back(gates, inner, previous, gradient, carried, row, active):
 Steps = Sequence[tuple[int, int]]  # first row and number of rows of each step, in a direction's order
 
 
-def _forward(rows: Tensor, weights: Sequence[Tensor], steps: Steps) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+Kept = tuple[Tensor, Tensor, Tensor]
+
+
+def _forward(rows: Tensor, weights: Sequence[Tensor], steps: Steps, keep: bool) -> tuple[Tensor, Kept | None]:
     """Outputs of one direction, ``[rows, H]``, and what its gradient needs."""
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     units, batch = weight_hh.shape[1], max(active for _, active in steps)
     bias = bias_ih + torch.cat([bias_hh[:2 * units], bias_hh.new_zeros(units)])
     gates = rows @ weight_ih.t()
-    inner, previous, states = rows.new_empty(3, len(rows), units)
+    states = rows.new_empty(len(rows), units)
+    inner, previous = rows.new_empty(2, len(rows) if keep else batch, units)
     hidden, products = rows.new_zeros(batch, units), rows.new_empty(batch, 3 * units)
     arrays = [part.numpy() for part in (gates, products, bias, bias_hh[2 * units:], hidden, inner, previous, states)]
     transposed = weight_hh.t()
     views = {active: (hidden[:active], products[:active]) for _, active in steps}
     for row, active in steps:
         torch.mm(views[active][0], transposed, out=views[active][1])
-        _step(*arrays, row, active)
-    return states, (gates, inner, previous)
+        _step(*arrays, row, row if keep else 0, active)
+    return states, (gates, inner, previous) if keep else None
 
 
-def _backward(gradient: Tensor, rows: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor],
-              steps: Steps) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of the rows and of the four weights of one direction; what was ``kept`` is overwritten."""
+def _backward(gradient: Tensor, rows: Tensor, weights: Sequence[Tensor], kept: Kept, steps: Steps,
+              wanted: Sequence[bool]) -> tuple[Tensor | None, list[Tensor] | list[None]]:
+    """Gradients, where wanted, of the rows and of the four weights of a direction; what was ``kept`` is overwritten."""
     weight_ih, weight_hh, _, _ = weights
     gates, inner, previous = kept
     units, batch = weight_hh.shape[1], max(active for _, active in steps)
@@ -128,10 +146,11 @@ def _backward(gradient: Tensor, rows: Tensor, weights: Sequence[Tensor], kept: S
         _step_back(*arrays, row, active)
         views[active].addmm_(gates[row:row + active], weight_hh)
     both = gates[:, :2 * units]
-    of_rows = (both @ weight_ih[:2 * units]).addmm_(inner, weight_ih[2 * units:])
-    of_weights = [torch.cat([both.t() @ rows, inner.t() @ rows]), gates.t() @ previous,
-                  torch.cat([both.sum(0), inner.sum(0)]), gates.sum(0)]
-    return of_rows, of_weights
+    of_rows = (both @ weight_ih[:2 * units]).addmm_(inner, weight_ih[2 * units:]) if wanted[0] else None
+    if not any(wanted[1:]):
+        return of_rows, [None] * 4
+    return of_rows, [torch.cat([both.t() @ rows, inner.t() @ rows]), gates.t() @ previous,
+                     torch.cat([both.sum(0), inner.sum(0)]), gates.sum(0)]
 
 
 class _BiGRU(torch.autograd.Function):
@@ -141,13 +160,16 @@ class _BiGRU(torch.autograd.Function):
     def forward(ctx: Any, data: Tensor, lengths: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         batch, time, _ = data.shape
         ordered, order = lengths.sort(descending=True, stable=True)
+        if int(ordered[0]) > time:
+            raise ValueError(f"a length of {int(ordered[0])} frames in a batch of {time}")
         step, item = (torch.arange(time).unsqueeze(1) < ordered).nonzero(as_tuple=True)
         place = order[item] * time + step  # of each row among the padded frames
         active = torch.bincount(step).tolist()
         steps = list(zip(accumulate([0, *active[:-1]]), active, strict=True))
         rows = data.reshape(batch * time, -1)[place]
-        ahead, kept_ahead = _forward(rows, weights[:4], steps)
-        behind, kept_behind = _forward(rows, weights[4:], steps[::-1])
+        keep = any(ctx.needs_input_grad)
+        ahead, kept_ahead = _forward(rows, weights[:4], steps, keep)
+        behind, kept_behind = _forward(rows, weights[4:], steps[::-1], keep)
         ctx.save_for_backward(rows, place, *weights)
         ctx.kept, ctx.steps, ctx.shape = (kept_ahead, kept_behind), steps, (batch, time)
         return _padded(ahead, place, batch, time), _padded(behind, place, batch, time)
@@ -159,10 +181,12 @@ class _BiGRU(torch.autograd.Function):
             raise RuntimeError("a GRU layer on the CPU goes backward once: what it had kept is overwritten")
         rows, place, *weights = ctx.saved_tensors
         first, second = (gradient.reshape(-1, gradient.shape[2])[place] for gradient in (ahead, behind))
-        of_rows, of_forwards = _backward(first, rows, weights[:4], ctx.kept[0], ctx.steps)
-        more, of_backwards = _backward(second, rows, weights[4:], ctx.kept[1], ctx.steps[::-1])
+        data, _, *own = ctx.needs_input_grad
+        one, of_forwards = _backward(first, rows, weights[:4], ctx.kept[0], ctx.steps, [data, *own[:4]])
+        other, of_backwards = _backward(second, rows, weights[4:], ctx.kept[1], ctx.steps[::-1], [data, *own[4:]])
         ctx.kept = None
-        return _padded(of_rows + more, place, *ctx.shape), None, *of_forwards, *of_backwards
+        of_data = None if one is None or other is None else _padded(one + other, place, *ctx.shape)
+        return of_data, None, *of_forwards, *of_backwards
 
 
 def _padded(rows: Tensor, place: Tensor, batch: int, time: int) -> Tensor:
@@ -185,7 +209,15 @@ def bidirectional_gru(data: Tensor, lengths: Tensor, forwards: nn.GRU, backwards
     Returns
     -------
     tuple[Tensor, Tensor]
-        Outputs of both directions, ``[batch, time, units]``, aligned in time and zero beyond each length.
+        Outputs of both directions, ``[batch, time, units]``, aligned in time and zero beyond each length. They may go
+        backward once; ``torch.func`` does not reach through them.
+
+    Raises
+    ------
+    ValueError
+        A length exceeds the time.
     """
-    forward, backward = _BiGRU.apply(data, lengths, *forwards.parameters(), *backwards.parameters())
-    return forward, backward
+    weights = [getattr(gru, f"{name}_l0") for gru in (forwards, backwards)
+               for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    ahead, behind = _BiGRU.apply(data, lengths, *weights)
+    return ahead, behind

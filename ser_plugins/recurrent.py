@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.contracts import Frames
-from ser_plugins.gru import bidirectional_gru
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -71,18 +70,22 @@ class BiRNNLayer(nn.Module):
         frames : Frames
             ``[batch, time, input_size]``.
         """
-        if self._compiled(frames):
+        if self._fits_cpu(frames):
+            from ser_plugins.gru import bidirectional_gru  # numba, which a GPU need not have
+
             return bidirectional_gru(frames.data, frames.lengths, self.forwards, self.backwards)
         mask = frames.mask().unsqueeze(2)
         ahead, _ = self.forwards(frames.data)
         behind, _ = self.backwards(reverse_within_length(frames.data, frames.lengths))
         return ahead * mask, reverse_within_length(behind, frames.lengths) * mask
 
-
-    def _compiled(self, frames: Frames) -> bool:
-        """Whether `bidirectional_gru` can read them; a graph that is traced or exported has PyTorch's own layer."""
-        data = frames.data
-        return (isinstance(self.forwards, nn.GRU) and data.device.type == "cpu" and data.dtype == torch.float32
+    def _fits_cpu(self, frames: Frames) -> bool:
+        """Whether `ser_plugins.gru` can do it; a graph that is traced or exported has PyTorch's own layer."""
+        directions = (self.forwards, self.backwards)
+        tensors = (frames.data, *(direction.weight_hh_l0 for direction in directions))
+        return (all(type(direction) is nn.GRU and not direction._forward_hooks and not direction._forward_pre_hooks
+                    for direction in directions)
+                and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
                 and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
                 and not torch.is_autocast_enabled("cpu") and bool(frames.lengths.any()))
 

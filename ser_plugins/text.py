@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 
 import sentencepiece
 
@@ -20,12 +21,13 @@ def character_tokenizer() -> bytes:
 
 
 def normalize_text(text: str) -> str:
-    """Upper case, nothing but letters, apostrophes and single spaces.
+    """Upper case, nothing but the letters of English, apostrophes and single spaces; accents are taken off.
 
     Example
     -------
-    >>> normalize_text("It's  well-known.")
-    "IT'S WELL KNOWN"
+    >>> normalize_text("It’s a  well-known café.")
+    "IT'S A WELL KNOWN CAFE"
     """
-    letters = (letter if letter in ALPHABET else " " for letter in text.upper())
+    plain = unicodedata.normalize("NFKD", text.replace("’", "'").upper())
+    letters = (letter if letter in ALPHABET else " " for letter in plain if not unicodedata.combining(letter))
     return " ".join("".join(letters).split())

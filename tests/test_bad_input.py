@@ -60,6 +60,7 @@ def train(recipe, options, tmp_path):
      "no argument of feature extractor 'mfcc_pitch' 'windw'; valid arguments: pitch"),
     (["--units", "64"], OptionError, "head 'mp' takes no 'units'; its arguments are layer, dropout"),
     (["--layer", "9"], OptionError, "head 'mp': layer 9 does not exist: the encoder has layers 1 to 3"),
+    (["--dropout", "much"], OptionError, "head 'mp': dropout must be float, not str 'much'"),
     (["--head_options", "{dropout: much}"], OptionError, "head 'mp': dropout must be float, not str 'much'"),
     (["--pitch", "praat"], OptionError, "pitch 'praat' is not one of opensmile, yin"),
     (["--labels", "[calm, tens]"], OptionError,
@@ -92,7 +93,9 @@ def train(recipe, options, tmp_path):
     (["--batch_size", "0"], OptionError, "--batch_size 0: it must be 1 or more"),
     (["--annealing_factor", "2"], OptionError, "--annealing_factor 2: it must be between 0 and 1"),
     (["--lr", "0.0001"], OptionError, "--lr 0.0001: it must lie above lr_end 0.006, where training ends"),
-    (["--number_of_epochs", "0"], OptionError, "holds no trained epoch: --number_of_epochs must be 1 or more"),
+    (["--number_of_epochs", "0"], OptionError, "--number_of_epochs 0: it must be 1 or more"),
+    (["--labels", "null"], OptionError, "--labels None: it must be names"),
+    (["--lr", ".inf"], OptionError, "--lr inf: it must be above 0"),
 ])
 def test_a_wrong_name_or_value(train, tones, words, error, message):
     tones()

@@ -118,6 +118,28 @@ def test_a_value_is_the_same_in_values_and_in_what_is_built(variation, text, val
         assert type(found) is type(value)
 
 
+@pytest.mark.parametrize("where", ["variation", "regime"])
+def test_a_kind_is_checked_wherever_the_value_stands(base, where):
+    if where == "regime":
+        base.write_text(FILE.replace("lr: 0.1,", "lr: fast,"))
+    path = base.with_name("variation.yaml")
+    path.write_text("experiment: !include:base.yaml\n    name: ours\n" + "    lr: fast\n" * (where == "variation"))
+    with pytest.raises(OptionError, match=r"--lr: 'fast' is not a number; the file has 0\.01"):
+        load(path)
+
+
+def test_what_the_base_leaves_open_is_free():
+    assert system("progressive", "--layer", "null").values["layer"] is None
+    assert system("progressive", "--layer", "all").values["layer"] == "all"
+
+
+def test_the_text_of_objects(variation):
+    exp = load(variation, "--lr", "0.5")
+    assert exp.text("objects", "fast") == "!name:torch.optim.SGD {lr: 0.5}"
+    with pytest.raises(OptionError, match="no key 'fst'; did you mean 'fast'"):
+        exp.text("objects", "fst")
+
+
 def test_a_mapping_is_given_as_yaml(variation):
     exp = load(variation, "--options", "{label_rule: paper, speakers: 4}")
     assert exp.values["options"] == exp.build()["options"] == {"label_rule": "paper", "speakers": 4}

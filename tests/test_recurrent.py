@@ -133,6 +133,61 @@ def test_weights_alone_or_inputs_alone_may_want_gradients():
     assert leaf.grad[0].any()
 
 
+def test_frozen_weights_leave_the_gradient_of_the_rest():
+    torch.manual_seed(0)
+    layer, frames = BiRNNLayer(INPUTS, UNITS), batch([4, 3])
+    total = sum(part.sum() for part in layer(frames))
+    total.backward()
+    expected = layer.backwards.weight_ih_l0.grad.clone()
+    layer.zero_grad()
+    layer.forwards.requires_grad_(False)
+    sum(part.sum() for part in layer(frames)).backward()
+    assert layer.forwards.weight_ih_l0.grad is None
+    torch.testing.assert_close(layer.backwards.weight_ih_l0.grad, expected)
+
+
+def test_without_a_gradient_the_outputs_are_the_same():
+    layer, frames = BiRNNLayer(27, 96), batch([30, 12, 7], dim=27)
+    with torch.inference_mode():
+        alone = layer(frames)
+    torch.testing.assert_close(alone, layer(frames), atol=0, rtol=0)
+
+
+def test_a_length_beyond_the_time_is_refused():
+    with pytest.raises(ValueError, match="a length of 9 frames in a batch of 6"):
+        BiRNNLayer(INPUTS, UNITS)(Frames(torch.zeros(2, 6, INPUTS), torch.tensor([9, 4]), 100.0))
+
+
+@pytest.mark.parametrize("changed", ["parametrized", "hooked", "transposed"])
+def test_what_pytorch_lets_one_do_with_a_layer_works(changed):
+    torch.manual_seed(0)
+    layer, frames, seen = BiRNNLayer(INPUTS, UNITS), batch([6, 4]), []
+    expected = layer(frames)
+    if changed == "parametrized":
+        torch.nn.utils.parametrizations.weight_norm(layer.forwards, "weight_hh_l0")
+    elif changed == "hooked":
+        layer.forwards.register_forward_hook(lambda *_: seen.append(1))
+    else:
+        frames = Frames(frames.data.transpose(0, 1).contiguous().transpose(0, 1), frames.lengths, 100.0)
+    found = layer(frames)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert len(seen) == (changed == "hooked")
+
+
+def test_numba_may_have_nowhere_to_write(monkeypatch):
+    from ser_plugins import gru
+
+    compile_with = gru.numba.njit
+
+    def refuses(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'double': no locator available")
+        return compile_with(**options)
+
+    monkeypatch.setattr(gru.numba, "njit", refuses)
+    assert gru.jit()(lambda number: 2 * number)(21) == 42
+
+
 def test_it_goes_backward_once():
     layer = BiRNNLayer(INPUTS, UNITS)
     total = layer(batch([4, 3]))[0].sum()

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 import re
 import shutil
@@ -17,7 +18,7 @@ from ser_plugins import audio, experiment
 from ser_plugins.contracts import Frames
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
-from ser_plugins.errors import DataError, OptionError
+from ser_plugins.errors import DataError, OptionError, SerError
 from ser_plugins.text import character_tokenizer, normalize_text
 
 TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
@@ -104,7 +105,7 @@ def test_the_alphabet_has_28_characters_and_the_blank(tokenizer):
     ("It's  well-known.", "IT'S WELL KNOWN"),
     ("  a\tb\nc ", "A B C"),
     ("1 + 1 = 2", ""),
-    ("naïve", "NA VE"),
+    ("naïve, für’s", "NAIVE FUR'S"),
     ("", ""),
 ])
 def test_texts_are_normalized(tokenizer, text, normalized):
@@ -334,6 +335,57 @@ def test_a_run_is_not_resumed_with_other_sizes(train, trained, tmp_path):
         train(tmp_path / "run", "--number_of_epochs", "2", "--units", "5")
     train(tmp_path / "run", "--number_of_epochs", "1", "--units", "5", "--overwrite", "true")
     assert len(list((tmp_path / "run" / "save").glob("CKPT*"))) == 1
+
+
+def test_what_is_wrong_is_told_before_the_folder_is_taken(train, librispeech, tmp_path):
+    for words, message in ((("--optimizer", "admw"), "no key 'admw'; did you mean 'adamw'"),
+                           (("--batch_size", "0"), "--batch_size 0: it must be 1 or more"),
+                           (("--train_data", "[]"), "must name one corpus or more"),
+                           (("--train_data", "[{corpus: librispech, folder: x}]"), "no corpus 'librispech'"),
+                           (("--train_data", "[{folder: x}]"), "a corpus is {corpus: NAME, folder: FOLDER"),
+                           (("--data_folder", "null"), "where is corpus 'librispeech'\\? give --data_folder"),
+                           (("--tempo", "[2, 1]"), r"--tempo \[2, 1\]: it must be two numbers, or null")):
+        with pytest.raises(SerError, match=message):
+            train(tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="train-clean-55"):
+        train(tmp_path / "run", "--train_data",
+              f"[{{corpus: librispeech, folder: {librispeech}, options: {{splits: [train-clean-55]}}}}]")
+    train(tmp_path / "run", "--number_of_epochs", "1")  # nothing had been trained
+
+
+def test_a_run_is_not_resumed_on_other_transcripts_or_with_another_optimizer(train, trained, librispeech, tmp_path):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "run")
+    with pytest.raises(OptionError, match=r"\(optimizer '!name:torch.optim.AdamW .*' → '!name:torch.optim.SGD "):
+        train(tmp_path / "run", "--number_of_epochs", "2", "--optimizer", "sgd")
+    data = shutil.copytree(librispeech, tmp_path / "data")
+    transcript = next(data.glob("train-clean-5/7/*/*.trans.txt"))
+    transcript.write_text(transcript.read_text() + "S")
+    with pytest.raises(OptionError, match=r"other settings \(data '\w+' → '\w+'\)"):
+        train(tmp_path / "run", "--number_of_epochs", "2", "--data_folder", data)
+
+
+def test_it_trains_on_several_corpora(train, librispeech, tmp_path, tone):
+    lines = {name: [] for name in ("wav.scp", "text", "utt2spk")}
+    for part, speakers in (("train", "abc"), ("test", "d")):
+        for number, speaker in enumerate(2 * speakers):
+            key = f"{speaker}{number}"
+            tone(tmp_path / "wav" / f"{key}.wav", seconds=0.8, frequency=200 + 20 * number)
+            for name, value in (("wav.scp", f"wav/{key}.wav"), ("text", "a tone"), ("utt2spk", speaker)):
+                lines[name].append(f"{key} {value}")
+        (tmp_path / part).mkdir()
+        for name, content in lines.items():
+            (tmp_path / part / name).write_text("\n".join(sorted(content)) + "\n")
+            content.clear()
+    kaldi, other = (f"{{corpus: kaldi, folder: {tmp_path}, options: {{parts: {part}}}}}" for part in ("train", "test"))
+    speech = f"{{corpus: librispeech, folder: {librispeech}, options: {{splits: [train-clean-5]}}}}"
+    brain = train(tmp_path / "run", "--train_data", f"[{kaldi}, {speech}]", "--test_data", f"[{other}]",
+                  "--valid_speakers", "1", "--number_of_epochs", "1")
+    assert {row.speaker for row in brain.train_data.rows} == {"1-kaldi/a", "1-kaldi/b", "1-kaldi/c", "2-librispeech/61",
+                                                              "2-librispeech/7"}
+    notes = json.dumps(json.loads((tmp_path / "run/encoder/encoder.json").read_text()))
+    assert 'kaldi {\\"parts\\": \\"train\\"} and librispeech' in notes
 
 
 def test_tempo_gain_and_one_cycle_train_too(train, tmp_path):

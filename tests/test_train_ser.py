@@ -265,7 +265,7 @@ def test_where_the_store_and_the_corpus_lie_is_no_setting(train, runs, tmp_path)
 def test_an_overwriting_that_is_killed_leaves_no_stranger(tmp_path, monkeypatch):
     """Killed while the old run is removed, what is left of it is still refused by another run."""
     folder = tmp_path / "run"
-    for name in ("model", "save"):
+    for name in ("model", "save/CKPT+1"):
         (folder / name).mkdir(parents=True)
     (folder / "settings.json").write_text('{"layer": 1, "recipe": "train_ser"}')
 
@@ -278,6 +278,28 @@ def test_an_overwriting_that_is_killed_leaves_no_stranger(tmp_path, monkeypatch)
             experiment.claim_folder(folder, {"layer": 2, "recipe": "train_ser"}, overwrite=True)
     with pytest.raises(OptionError, match="layer 1 → 2"):
         experiment.claim_folder(folder, {"layer": 2, "recipe": "train_ser"}, overwrite=False)
+
+
+def test_a_folder_of_other_things_is_no_runs(tmp_path):
+    settings = {"layer": 1, "recipe": "train_ser"}
+    (tmp_path / "thesis.tex").write_text("years")
+    for overwrite in (False, True):
+        with pytest.raises(OptionError, match=r"holds thesis\.tex and no settings\.json: it is no run's folder"):
+            experiment.claim_folder(tmp_path, settings, overwrite)
+    (tmp_path / "settings.json").write_text("[1]")
+    with pytest.raises(OptionError, match="was not written by this recipe"):
+        experiment.claim_folder(tmp_path, settings, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+
+
+def test_a_run_that_has_trained_nothing_takes_other_settings(tmp_path):
+    folder = tmp_path / "run"
+    for layer in (1, 2):
+        experiment.claim_folder(folder, {"layer": layer, "recipe": "train_ser"}, overwrite=False)
+    assert json.loads((folder / "settings.json").read_text())["layer"] == 2
+    (folder / "save" / "CKPT+1").mkdir(parents=True)
+    with pytest.raises(OptionError, match="other settings \\(layer 2 → 1\\)"):
+        experiment.claim_folder(folder, {"layer": 1, "recipe": "train_ser"}, overwrite=False)
 
 
 def test_a_trained_run_can_be_tested_only(train, runs, tmp_path):

@@ -49,7 +49,8 @@ class VoxForge(Corpus):
         Folder into which archives without a folder beside them are extracted, once; it may be the corpus folder.
         None refuses them.
     faulty : str
-        ``"refuse"`` reports all faults of the submissions; ``"skip"`` logs them and leaves what is faulty out.
+        ``"refuse"`` reports all faults of the submissions; ``"skip"`` logs them and leaves out what is faulty:
+        prompts, READMEs, missing and empty files. Audio that does not decode is found when the manifest is made.
 
     Example
     -------

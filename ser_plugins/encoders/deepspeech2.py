@@ -5,8 +5,8 @@ and a softmax over characters for each frame. The directions are summed on the w
 the layer's output with both directions side by side (or summed, by option). That the representation is concatenated is
 inferred: "neuron 840 of the second GRU layer" (Fig. 6) does not exist among 800 summed units.
 
-A trained encoder is a folder: ``encoder.json`` (architecture and preprocessing), ``weights.safetensors`` (fp16) and
-``tokenizer.model`` (SentencePiece characters; piece 0 is the blank).
+A trained encoder is a folder: ``encoder.json`` (architecture and preprocessing), ``weights.safetensors`` (fp16; of
+an imported encoder fp32) and ``tokenizer.model`` (SentencePiece characters; piece 0 is the blank).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class DeepSpeech2(Encoder):
                     "frontend": self.frontend.fingerprint}
         return fingerprint(settings, self.state_dict())
 
-    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None, half: bool = True) -> None:
         """Writes the encoder folder; weights in fp16, so that the loaded encoder is the shipped one to the bit.
 
         Arguments
@@ -207,10 +207,12 @@ class DeepSpeech2(Encoder):
             Made where it does not exist.
         notes : Mapping[str, Any]
             Plain values about the training (data, licence, CER), kept in ``encoder.json``.
+        half : bool
+            Weights in fp16; otherwise in fp32, where another program's numbers are to be kept.
         """
         if self.tokenizer_model is None:
             raise DataError("an encoder without a tokenizer cannot be saved")
-        weights = {name: tensor.half() if tensor.is_floating_point() else tensor
+        weights = {name: tensor.half() if half and tensor.is_floating_point() else tensor
                    for name, tensor in self.state_dict().items()}
         large = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
         if large:
