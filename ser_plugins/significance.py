@@ -20,6 +20,8 @@ utterance 1, which the systems share; speaker × system 0.5, and with class 0.25
     McNemar                 18.0  19.9  19.8  22.3
     interval of one UA       2.1   3.6   4.4   5.0   (misses the true value)
 
+`benchmarks/false_alarms.py` simulates such sets, with other numbers too.
+
 With 10 speakers, the bootstrap's rate is 4.5 where one system varies six times as much over speakers as the other, and
 2.7 where speakers lack three classes in ten. Two or three speakers allow no interval at 95 %: it is the whole range.
 
