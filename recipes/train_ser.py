@@ -10,6 +10,8 @@ at its last finished epoch and gives the predictions of an undisturbed one.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import logging
 import os
@@ -113,7 +115,8 @@ class SERBrain(sb.Brain):
 
 
 RULES: experiment.Rules = {
-    "labels": (lambda value: bool(value) and all(isinstance(label, str) for label in value), "names"),
+    "labels": (lambda value: len(value or ()) > 1 and all(isinstance(label, str) for label in value),
+               "two names or more"),
     "tempi": (lambda value: all(experiment.numeric(tempo) and tempo > 0 for tempo in value or ()), "positive numbers"),
     "gain": (experiment.is_range, "lowest and highest in dB"),
     "number_of_epochs": (lambda value: value >= 1, "1 or more"),
@@ -235,13 +238,22 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
     return items
 
 
+def foreign_code(head: str) -> dict[str, str]:
+    """Of another distribution's head, a hash of its module: its author changes it, and keeps version and arguments."""
+    entry = registry.find("heads", head)
+    if entry.dist is not None and entry.dist.name == "ser_plugins":
+        return {}
+    source = Path(inspect.getfile(registry.load("heads", head))).read_bytes()
+    return {"head_code": hashlib.sha256(source).hexdigest()[:16]}
+
+
 def run_settings(exp: experiment.Experiment, rows: Sequence[manifest.Row], fold: folds.Fold,
                  extractor: FeatureExtractor, encoder: Encoder) -> dict[str, Any]:
     """All that decides a run's numbers: values, SpeechBrain's run options, fold, data, and the parts' fingerprints."""
     settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
     data = sorted([row.id, row.speaker, row.session, row.emotion, key]
                   for row, key in zip(rows, store.audio_hashes(rows), strict=True))
-    return {"recipe": "train_ser"} | settings | {
+    return {"recipe": "train_ser"} | settings | foreign_code(settings["head"]) | {
         "test_speaker": fold.test, "run_options": exp.decisive_options, "data": fingerprint({"rows": data}, {}),
         "features_fingerprint": extractor.fingerprint, "encoder_fingerprint": encoder.fingerprint,
         "version": ser_plugins.__version__}

@@ -247,7 +247,9 @@ def prepare_corpus(options: argparse.Namespace) -> int:
 def predict_files(options: argparse.Namespace) -> int:
     """``ser predict FILES… --model RUN_FOLDER``: transcript and emotion in one pass each."""
     from ser_plugins.inference import EmotionRecognizer
+    from ser_plugins.values import check_device
 
+    check_device(options.device)
     recognizer = EmotionRecognizer.from_hparams(source=options.model, run_opts={"device": options.device})
     return _each_file(options.files, lambda path: recognizer.transcribe_and_classify_file(path).to_dict())
 
@@ -255,7 +257,9 @@ def predict_files(options: argparse.Namespace) -> int:
 def transcribe_files(options: argparse.Namespace) -> int:
     """``ser transcribe FILES…``: transcripts."""
     from ser_plugins.inference import SpeechRecognizer
+    from ser_plugins.values import check_device
 
+    check_device(options.device)
     recognizer = SpeechRecognizer.from_hparams(source=options.encoder, run_opts={"device": options.device})
     return _each_file(options.files, lambda path: {"text": recognizer.transcribe_file(path)})
 

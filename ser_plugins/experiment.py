@@ -17,6 +17,7 @@ import errno
 import json
 import math
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -37,7 +38,7 @@ from torch.utils.data import Sampler
 
 from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
-from ser_plugins.values import parse_value
+from ser_plugins.values import check_device, parse_value
 
 JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
 NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
@@ -144,6 +145,7 @@ def load(argv: Sequence[str]) -> Experiment:
         own = _variation_keys(file)
         overrides = {key: value for key, value in (keys["regimes"][regime] or {}).items() if key not in own} | given
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
+    check_device(run_opts.device)
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
     resolved = _experiment(YAML().load(_loaded(resolve_references, file, blank.nested())))
     values = _Keys(file, _plain(resolved))
@@ -303,6 +305,9 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
         message = storage_error(error)
         if not message:
             raise
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
     else:
         return
     print(f"error: {message}", file=sys.stderr)
@@ -417,6 +422,15 @@ class AtomicCheckpointer(Checkpointer):
     def save_and_keep_only(self, *args: Any, importance_keys: Sequence[Callable] = (), **kwargs: Any) -> None:
         """As the base class, whose default list grows with every call (SpeechBrain 1.1.2), and each call with it."""
         super().save_and_keep_only(*args, importance_keys=list(importance_keys), **kwargs)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """As the base class; a file that is corrupt is the user's to remove."""
+        try:
+            super().load_checkpoint(checkpoint)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"checkpoint {checkpoint.path} cannot be loaded ({reason}); remove that folder to go on "
+                            "from an older one") from error
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """As the base class."""

@@ -5,8 +5,9 @@ enough to be worth its call. Here a step is that product and one compiled loop (
 sorted by length, so that the ones which still last at a step are the first rows: nothing is computed in the padding,
 and the backward direction starts where each utterance ends.
 
-Equations and the order of weights are those of ``torch.nn.GRU``; results agree to float32 rounding. The baseline's epoch
-takes a quarter of the time of PyTorch's layers, of SpeechBrain's packed ones a tenth (`benchmarks/recurrent.py`).
+Equations and the order of weights are those of ``torch.nn.GRU``; results agree to float32 rounding. An epoch of the
+baseline takes a quarter of the time of PyTorch's layers, of SpeechBrain's packed ones a tenth
+(`benchmarks/recurrent.py`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ser_plugins.errors import OptionError
+
 
 def parse_value(text: str) -> Any:
     """A YAML 1.2 value, which reads 1e-4 as a number and leaves ``yes`` a word.
@@ -26,3 +28,29 @@ def parse_value(text: str) -> Any:
     if digits.isdecimal() and digits != str(int(digits)):
         return digits
     return YAML(typ="safe", pure=True).load(text)
+
+
+def check_device(name: str | None) -> None:
+    """Refuses a device that torch does not know or this machine lacks; None is the recipe's own choice.
+
+    Raises
+    ------
+    OptionError
+        What can be had instead.
+
+    Example
+    -------
+    >>> check_device("cpu")
+    """
+    import torch
+
+    if name is None:
+        return
+    count = torch.cuda.device_count()
+    here = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or (device.type == "cuda" and (device.index or 0) >= count):
+        raise OptionError(f"no device '{name}' on this machine; there are: {here}")

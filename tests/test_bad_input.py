@@ -89,12 +89,15 @@ def train(recipe, options, tmp_path):
     (["--tempi", "[fast]"], OptionError, "--tempi ['fast']: it must be positive numbers"),
     (["--gain", "[6, -3]"], OptionError, "--gain [6, -3]: it must be lowest and highest in dB"),
     (["--gain", "[1]"], OptionError, "--gain [1]: it must be"),
-    (["--labels", "[1, 2]"], OptionError, "--labels [1, 2]: it must be names"),
+    (["--labels", "[1, 2]"], OptionError, "--labels [1, 2]: it must be two names or more"),
     (["--batch_size", "0"], OptionError, "--batch_size 0: it must be 1 or more"),
     (["--annealing_factor", "2"], OptionError, "--annealing_factor 2: it must be between 0 and 1"),
     (["--lr", "0.0001"], OptionError, "--lr 0.0001: it must lie above lr_end 0.006, where training ends"),
     (["--number_of_epochs", "0"], OptionError, "--number_of_epochs 0: it must be 1 or more"),
-    (["--labels", "null"], OptionError, "--labels None: it must be names"),
+    (["--labels", "null"], OptionError, "--labels None: it must be two names or more"),
+    (["--labels", "[calm]"], OptionError, "--labels ['calm']: it must be two names or more"),
+    (["--device", "gpu"], OptionError, "no device 'gpu' on this machine; there are: cpu"),
+    (["--device", "cuda:99"], OptionError, "no device 'cuda:99' on this machine; there are: cpu"),
     (["--lr", ".inf"], OptionError, "--lr inf: it must be above 0"),
 ])
 def test_a_wrong_name_or_value(train, tones, words, error, message):

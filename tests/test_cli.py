@@ -235,7 +235,8 @@ def _inference(monkeypatch):
 
 
 @pytest.mark.usefixtures("_inference")
-def test_predict_prints_one_json_line_per_file(ser):
+def test_predict_prints_one_json_line_per_file(ser, monkeypatch):
+    monkeypatch.setattr("ser_plugins.values.check_device", lambda name: None)  # this machine may have no GPU
     code, out, err = ser("predict", "a.wav", "b.wav", "--model", "run", "--device", "cuda:1")
     assert (code, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == [

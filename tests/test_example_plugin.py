@@ -1,5 +1,6 @@
 """The example package, installed by pip beside this one, is a plugin like any other."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -8,8 +9,10 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import train_ser
 
 EXAMPLE = Path(__file__).parents[1] / "examples/ser-head-attention"
 
@@ -82,3 +85,22 @@ def test_it_trains(environment, small, tmp_path):
         "layer": 2, "units": 16, "dropout": 0.25}
     trained = json.loads((folder / "metrics.json").read_text())["protocol"]["trainable_parameters"]
     assert trained == (32 * 16 + 16) + (16 + 1) + (2 * 32 * 4 + 4)  # two layers of weighing, the output layer
+
+
+def test_a_head_of_other_code_is_another_setting(monkeypatch, tmp_path):
+    """Edited between two runs: the old weights are not tested with the new code."""
+    module = tmp_path / "stranger.py"
+    module.write_text("class Mine: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = SimpleNamespace(dist=SimpleNamespace(name="stranger"))
+    monkeypatch.setattr(train_ser.registry, "find", lambda group, name: entry)
+    monkeypatch.setattr(train_ser.registry, "load", lambda group, name: importlib.import_module("stranger").Mine)
+    before = train_ser.foreign_code("mine")
+    module.write_text("class Mine: pass  # other\n")
+    after = train_ser.foreign_code("mine")
+    assert before.keys() == after.keys() == {"head_code"}
+    assert before != after
+
+
+def test_a_head_of_this_package_is_known_by_its_version():
+    assert train_ser.foreign_code("mp") == {}

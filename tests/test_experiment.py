@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ser_plugins import experiment
-from ser_plugins.errors import OptionError
+from ser_plugins.errors import DataError, OptionError
 from ser_plugins.experiment import AtomicCheckpointer, SortaGradSampler
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
@@ -479,6 +479,25 @@ def test_the_best_and_the_last_are_kept(tmp_path):
     kept = checkpointer(tmp_path, 0.0)[0].list_checkpoints()
     assert sorted(one.meta["loss"] for one in kept) == [0.1, 0.4]
     assert recovered(tmp_path)[1] == [4, 4]
+
+
+def test_a_corrupt_checkpoint_is_named(tmp_path):
+    saver, _ = checkpointer(tmp_path, 1.0)
+    saved = saver.save_checkpoint()
+    for path in saved.path.glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"checkpoint \S+CKPT\S+ cannot be loaded \(.*; remove that folder"):
+        recovered(tmp_path)
+
+
+def test_an_interruption_is_told_in_a_line(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["recipe.py", "a.yaml"])
+    with pytest.raises(SystemExit, match="130"):
+        experiment.run(main)
+    assert capsys.readouterr().err == "\ninterrupted; the same command goes on where it was\n"
 
 
 def test_an_epochs_checkpoint_costs_what_the_first_one_did(tmp_path, monkeypatch):
