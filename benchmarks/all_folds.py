@@ -33,7 +33,7 @@ from common import HPARAMS, RECIPES, command_line, describe, table
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, metrics, predictions, store
+from ser_plugins import experiment, folds, metrics, predictions, significance, store
 from ser_plugins.contracts import Needs, numbers
 from ser_plugins.errors import SerError
 from ser_plugins.files import write_atomically
@@ -148,6 +148,22 @@ def results(summaries: Sequence[dict[str, Any]]) -> str:
                   "speakers / utterances"], rows)
 
 
+def certainty(folders: dict[str, list[Path]]) -> str:
+    """UA's intervals over speakers, and each pair's difference, of the systems that ran on the same utterances."""
+    pooled = {system: predictions.read(*(folder / "predictions.csv" for folder in found))
+              for system, found in folders.items() if len(found) > 1}
+    lines = ["UA with its 95 % interval over speakers; differences with p, and p after Holm's correction"]
+    for system, one in pooled.items():
+        interval = significance.confidence_interval(one)
+        lines.append(f"{system}: {interval.value:.3f} ({interval.low:.3f}–{interval.high:.3f})")
+    if len(pooled) > 1 and len({frozenset(one.ids) for one in pooled.values()}) == 1:
+        for pair in significance.compare_all(pooled):
+            found = pair.bootstrap
+            lines.append(f"{' − '.join(pair.names)}: {found.value:+.3f} ({found.low:+.3f}–{found.high:+.3f}), "
+                         f"p {found.p:.3f}, {found.holm:.3f}")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Reads the command line, runs, prints the table; 1 if a run failed."""
     own, more = command_line()
@@ -182,7 +198,7 @@ def main() -> int:
                "failed": {f"{one.system} {one.speaker}": one.error for one in failed}}
     write_atomically(Path(args.output_root) / args.corpus / "summary.json",
                      lambda file: json.dump(content, file, indent=2))
-    print(f"\n{args.corpus}\n\n{results(summaries)}\n\n{DEFINITION}\n\n{machine}\n"
+    print(f"\n{args.corpus}\n\n{results(summaries)}\n\n{DEFINITION}\n\n{certainty(folders)}\n\n{machine}\n"
           f"this call: {stored:.0f} s for manifest and representations, {seconds:.0f} s in all")
     for one in failed:
         print(f"\nFAILED {one.system}, test speaker {one.speaker}: {one.error}", file=sys.stderr)
