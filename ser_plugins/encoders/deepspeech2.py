@@ -22,6 +22,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.linalg import vector_norm
+from torch.nn.functional import batch_norm
 
 from ser_plugins import registry
 from ser_plugins.contracts import Encoder, Encoding, Frames, class_name, fingerprint, length_mask
@@ -31,6 +34,68 @@ from ser_plugins.recurrent import BiRNNLayer
 SHIPPED = Path(__file__).parents[1] / "assets" / "deepspeech2_small"
 KERNELS = ((41, 11), (21, 11))  # [frequency, time], as deepspeech.pytorch; half of each is padding on either side
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
+
+
+class FrameNorm(nn.BatchNorm1d):
+    """Batch norm whose statistics are those of the valid frames, over the batches of all processes.
+
+    So neither padding nor the number of processes changes what is learned. Evaluation is that of any batch norm.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Maps ``[batch, channels, …]`` to the same shape; ``mask`` is 1 where a frame is valid, and broadcast over it.
+
+        What it gives for the padding means nothing.
+        """
+        if not self.training:
+            return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        # in float32 also where the layers around it compute in less
+        normalised, mean, variance, count = _Normalise.apply(x.to(self.weight), mask, self.weight, self.bias, self.eps)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self.num_batches_tracked += 1
+        return normalised.to(x)
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalised values, mean, variance and number of values of a channel; gradients reach all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+        over, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+        count = _over_processes(mask.sum() * (x.numel() // x.shape[1] // mask.numel()))
+        x = x * mask
+        mean = _over_processes(x.sum(over)) / count
+        x = x.sub_(mean.view(shape)).mul_(mask)
+        variance = _over_processes(vector_norm(x, dim=over).square()) / count
+        deviation = (variance + eps).sqrt()
+        x = x.div_(deviation.view(shape))
+        ctx.save_for_backward(x, mask, weight / deviation, count)
+        ctx.over, ctx.shape = over, shape
+        ctx.mark_non_differentiable(mean, variance, count)
+        return torch.addcmul(bias.view(shape), x, weight.view(shape)), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, mask, scale, count = ctx.saved_tensors
+        gradient = gradient * mask
+        of_bias, of_weight = gradient.sum(ctx.over), (gradient * x).sum(ctx.over)
+        shift, slope = (_over_processes(torch.stack([of_bias, of_weight])) / count).unbind()
+        of_x = gradient.sub_(shift.view(ctx.shape)).addcmul_(x, slope.view(ctx.shape), value=-1)
+        return of_x.mul_(scale.view(ctx.shape)).mul_(mask), None, of_weight, of_bias, None
+
+
+def _over_processes(value: Tensor) -> Tensor:
+    """Sum over the processes of a distributed training."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
 
 
 class MaskedConvolutions(nn.Module):
@@ -54,7 +119,7 @@ class MaskedConvolutions(nn.Module):
         for (height, width), stride in zip(KERNELS, self.time_strides, strict=True):
             padding = (height // 2, width // 2)
             self.convolutions.append(nn.Conv2d(inputs, channels, (height, width), (2, stride), padding, bias=False))
-            self.norms.append(nn.BatchNorm2d(channels))
+            self.norms.append(FrameNorm(channels))
             bins = (bins - 1) // 2 + 1
             inputs = channels
         self.dim = channels * bins
@@ -65,9 +130,10 @@ class MaskedConvolutions(nn.Module):
         x = frames.data.transpose(1, 2).unsqueeze(1)  # [batch, 1, bins, time]
         lengths, rate = frames.lengths, frames.rate
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.time_strides, strict=True):
-            x = norm(convolution(x))
+            x = convolution(x)
             lengths, rate = (lengths - 1) // stride + 1, rate / stride
-            x = x.clamp(0, 20) * length_mask(lengths, x.shape[3])[:, None, None, :]
+            mask = length_mask(lengths, x.shape[3])[:, None, None, :]
+            x = norm(x, mask).clamp(0, 20) * mask
         x = x.flatten(1, 2).transpose(1, 2)  # [batch, time, channels × bins]
         return Frames(x, lengths, rate)
 
@@ -77,11 +143,11 @@ class SequenceNorm(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(dim)
+        self.norm = FrameNorm(dim)
 
     def forward(self, frames: Frames) -> Frames:
         """Maps frames ``[batch, time, dim]`` to frames of the same shape."""
-        flat = self.norm(frames.data.flatten(0, 1))  # [batch × time, dim]
+        flat = self.norm(frames.data.flatten(0, 1), frames.mask().view(-1, 1))  # [batch × time, dim]
         return Frames(flat.view_as(frames.data), frames.lengths, frames.rate).masked()
 
 
