@@ -3,15 +3,18 @@
     python recipes/train_asr.py hparams/asr_small.yaml --data_folder LibriSpeech
 
 The run's folder gets the checkpoints, the log, CER and WER with alignments, and ``encoder/``, the trained encoder for
-``--encoder`` of train_ser.py. A run that was ended starts again at its last finished epoch.
+``--encoder`` of train_ser.py. A run that was ended starts again at its last checkpoint, and ends with the weights of
+an undisturbed one. Under ``torchrun`` the processes share every batch, and learn what one process would.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,8 +26,10 @@ from typing import Any
 import sentencepiece
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataloader import SaveableDataLoader
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
+from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger
 from torch.nn.functional import ctc_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -35,13 +40,18 @@ from ser_plugins.contracts import SAMPLE_RATE, Frames, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError
-from ser_plugins.text import normalize_text
+from ser_plugins.files import write_atomically
+from ser_plugins.text import character_tokenizer, foreign_characters, normalize_text, subword_tokenizer
 
 logger = logging.getLogger(__name__)
 
+Utterance = tuple[str, torch.Tensor, torch.Tensor, str, float]
+
 # What may change when a run goes on; the chosen schedule's arguments may not, and of one cycle epochs are one.
 NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs", "optimizers",
-                "schedules", "train_data", "test_data")
+                "schedules", "train_data", "test_data", "ckpt_interval_minutes", "monitor", "tokenizer_file")
+TOKENS = ("characters", "unigram", "bpe")
+MONITORS = ("tensorboard", "wandb")
 RULES: experiment.Rules = {
     "valid_speakers": (lambda value: value >= 1, "1 or more"),
     "max_duration": (lambda value: value > 0, "above 0"),
@@ -52,11 +62,19 @@ RULES: experiment.Rules = {
     "tempo": (lambda value: value is None or (experiment.is_range(value) and value[0] > 0), "two numbers, or null"),
     "gain": (lambda value: value is None or experiment.is_range(value), "two numbers of dB, or null"),
     "num_workers": (lambda value: value >= 0, "0 or more"),
+    "max_batch_length": (lambda value: value > 0, "above 0"),
+    "num_buckets": (lambda value: value >= 1, "1 or more"),
+    "tokens": (lambda value: value in TOKENS, f"one of {', '.join(TOKENS)}"),
+    "vocabulary": (lambda value: value >= 2, "2 or more"),
+    "monitor": (lambda value: value in (None, *MONITORS), f"one of {', '.join(MONITORS)}, or null"),
 }
 
 
 class ASRDataset(Dataset):
-    """Waveform, token numbers and transcript of each utterance; training disturbs tempo and gain."""
+    """Waveform, token numbers, transcript and weight of each utterance; training disturbs tempo and gain.
+
+    The weight is 1; that of ``~index``, a copy (`experiment.Shares`), is 0.
+    """
 
     def __init__(self, rows: Sequence[manifest.Row], tokenizer: sentencepiece.SentencePieceProcessor,
                  tempo: Sequence[float] | None = None, gain: Sequence[float] | None = None, seed: int = 0) -> None:
@@ -66,8 +84,8 @@ class ASRDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[str, torch.Tensor, torch.Tensor, str]:
-        row = self.rows[index]
+    def __getitem__(self, index: int) -> Utterance:
+        row = self.rows[max(index, ~index)]
         samples = audio.read(row.path, row.start, row.end)
         draw = random.Random(f"{self.seed} {self.epoch} {row.id}")
         if self.tempo:
@@ -75,14 +93,14 @@ class ASRDataset(Dataset):
         if self.gain:
             samples = augment.change_gain(samples, draw.uniform(*self.gain))
         text = normalize_text(row.text)
-        return row.id, torch.from_numpy(samples), torch.tensor(self.tokenizer.encode(text)), text
+        return row.id, torch.from_numpy(samples), torch.tensor(self.tokenizer.encode(text)), text, float(index >= 0)
 
     @staticmethod
-    def collate(items: list[tuple[str, torch.Tensor, torch.Tensor, str]]) -> dict[str, Any]:
-        """Pads a batch: ids, waveforms ``[batch, samples]``, tokens ``[batch, tokens]``, both lengths, and texts."""
-        ids, waveforms, tokens, texts = zip(*items, strict=True)
+    def collate(items: list[Utterance]) -> dict[str, Any]:
+        """Pads a batch: ids, waveforms ``[batch, samples]``, tokens ``[batch, tokens]``, lengths, texts, weights."""
+        ids, waveforms, tokens, texts, weights = zip(*items, strict=True)
         return {
-            "ids": ids, "texts": texts,
+            "ids": ids, "texts": texts, "weights": torch.tensor(weights),
             "waveforms": torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True),
             "lengths": torch.tensor([len(waveform) for waveform in waveforms]),
             "tokens": torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True),
@@ -100,23 +118,31 @@ class ASRBrain(sb.Brain):
         return self.modules.encoder(waveforms, lengths, change).log_probs
 
     def spec_augment(self, features: torch.Tensor) -> torch.Tensor:
-        """Masks bands of time and frequency of the spectrogram (Park et al. 2019)."""
-        for mask in self.hparams.spec_augment:
+        """Masks bands of time and frequency of the spectrogram (Park et al. 2019).
+
+        The masks depend on seed, epoch, step and process alone, so that a run resumed in mid-epoch repeats them.
+        """
+        draw = random.Random(f"{self.hparams.seed} {self.epoch} {self.step} {RANK}")
+        torch.manual_seed(draw.getrandbits(63))
+        for mask in self.hparams.masks:
             features = mask(features)
         return features
 
     def compute_objectives(self, predictions: Frames, batch: dict[str, Any], stage: sb.Stage) -> torch.Tensor:
-        """CTC loss, summed over an utterance and averaged over the batch (Graves et al. 2006)."""
+        """CTC loss, summed over an utterance and averaged over the batch of all processes (Graves et al. 2006)."""
         log_probs = predictions.data.float().transpose(0, 1)  # [time, batch, characters]
         losses = ctc_loss(log_probs, batch["tokens"].to(self.device), predictions.lengths,
                           batch["token_lengths"].to(self.device), blank=0, reduction="none")
-        if stage == sb.Stage.TRAIN and not losses.isfinite().all():
-            wrong = [batch["ids"][item] for item in (~losses.isfinite()).nonzero().flatten().tolist()]
-            raise DataError(f"the CTC loss of {', '.join(wrong)} is not finite: is a transcript longer than its audio?")
-        if stage != sb.Stage.TRAIN:
-            found, wanted = self.hparams.encoder.decode(predictions), batch["texts"]
-            self.words.append(batch["ids"], [text.split() for text in found], [text.split() for text in wanted])
-            self.characters.append(batch["ids"], [list(text) for text in found], [list(text) for text in wanted])
+        if stage == sb.Stage.TRAIN:
+            if not losses.isfinite().all():
+                wrong = [batch["ids"][item] for item in (~losses.isfinite()).nonzero().flatten().tolist()]
+                raise DataError(f"the CTC loss of {', '.join(wrong)} is not finite: is a transcript longer than its "
+                                "audio?")
+            weights = batch["weights"].to(self.device)
+            # the gradient is averaged over the processes, the loss over the utterances of all
+            return (losses * weights).sum() * WORLD_SIZE / total(weights.sum())
+        found = self.hparams.encoder.decode(predictions)
+        self.outcome += zip(batch["ids"], found, batch["texts"], losses.tolist(), strict=True)
         return losses.mean()
 
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: torch.Tensor, should_step: bool) -> None:
@@ -133,37 +159,84 @@ class ASRBrain(sb.Brain):
         self.checkpointer.add_recoverable("schedule", self.schedule)
 
     def _wrap_distributed(self) -> None:
-        """SpeechBrain synchronises batch norm, which PyTorch can do on GPUs only; on CPUs each process has its own."""
-        if self.distributed_launch and torch.device(self.device).type == "cpu":
-            self.modules["encoder"] = DistributedDataParallel(self.modules["encoder"])
-        else:
-            super()._wrap_distributed()
+        """The encoder's norms look over the processes by themselves, so their statistics need no exchange."""
+        if not self.distributed_launch:
+            return super()._wrap_distributed()
+        devices = [self.device] if torch.device(self.device).type == "cuda" else None
+        self.modules["encoder"] = DistributedDataParallel(self.modules["encoder"], devices, broadcast_buffers=False)
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """An epoch's randomness depends on the seed and its number alone, so that a resumed run repeats it."""
-        self.words, self.characters = ErrorRateStats(), ErrorRateStats()
+        self.outcome: list[tuple[str, str, str, float]] = []
         if stage == sb.Stage.TRAIN:
-            torch.manual_seed(self.hparams.seed * 100_003 + epoch)
+            assert epoch is not None
+            self.epoch = self.train_data.epoch = epoch
             self.train_batches.set_epoch(epoch)
-            self.train_data.epoch = epoch
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Logs, anneals and keeps the checkpoint with the lowest validation CER, and the last."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
+            self.train_loss = total(torch.tensor(stage_loss, device=self.device)).item() / WORLD_SIZE
             return
-        stats = {"loss": stage_loss, "CER": self.characters.summarize("error_rate"),
+        self.words, self.characters = ErrorRateStats(), ErrorRateStats()
+        ids, found, wanted, losses = zip(*gathered(self.outcome), strict=True)
+        for errors, divide in ((self.words, str.split), (self.characters, list)):
+            errors.append(ids, [divide(text) for text in found], [divide(text) for text in wanted])
+        stats = {"loss": sum(losses) / len(losses), "CER": self.characters.summarize("error_rate"),
                  "WER": self.words.summarize("error_rate")}
         if stage == sb.Stage.VALID:
             rate = self.optimizer.param_groups[0]["lr"]
             self.hparams.train_logger.log_stats({"epoch": epoch, "lr": f"{rate:.2e}"}, {"loss": self.train_loss}, stats)
+            if self.monitor is not None:
+                self.monitor.log_stats({"epoch": epoch, "lr": rate}, {"loss": self.train_loss}, stats)
             if not self.by_batch:
                 self.schedule.step()
             self.hparams.epoch_counter.update_metric(stats["CER"])
             self.checkpointer.save_and_keep_only(meta=stats, min_keys=["CER"])
         else:
-            self.hparams.train_logger.log_stats({"epoch loaded": self.hparams.epoch_counter.current}, test_stats=stats)
+            loaded = {"epoch loaded": self.hparams.epoch_counter.current}
+            self.hparams.train_logger.log_stats(loaded, test_stats=stats)
+            if self.monitor is not None:
+                self.monitor.log_stats(loaded, test_stats=stats)
             self.test_stats = stats
+
+
+RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
+
+
+def total(value: torch.Tensor) -> torch.Tensor:
+    """Sum over the processes."""
+    if WORLD_SIZE > 1:
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def gathered(items: list[Any]) -> list[Any]:
+    """Those of all processes, sorted."""
+    parts = [items]
+    if WORLD_SIZE > 1:
+        parts = [[] for _ in range(WORLD_SIZE)]
+        torch.distributed.all_gather_object(parts, items)
+    return sorted(item for part in parts for item in part)
+
+
+def monitor(name: str | None, folder: Path) -> TrainLogger | None:
+    """SpeechBrain's logger of that name: TensorBoard's curves in the run's folder, or Weights & Biases.
+
+    Raises
+    ------
+    OptionError
+        Its package is not installed.
+    """
+    try:
+        if name == "tensorboard":
+            return TensorboardLogger(str(folder / "tensorboard"))
+        if name == "wandb":
+            run = fingerprint({"folder": str(folder.absolute())}, {})[:8]
+            return WandBLogger(importlib.import_module("wandb").init, dir=str(folder), id=run, resume="allow")
+    except ImportError as error:
+        raise OptionError(f"--monitor {name}: {error}; install it: pip install {name}") from error
+    return None
 
 
 def speaker_split(rows: Sequence[manifest.Row], held_out: int) -> tuple[list[manifest.Row], list[manifest.Row]]:
@@ -177,25 +250,32 @@ def speaker_split(rows: Sequence[manifest.Row], held_out: int) -> tuple[list[man
 
 def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: float,
            fastest: float = 1.0) -> list[manifest.Row]:
-    """The rows with a transcript that CTC can align at tempo ``fastest``, and at most ``max_duration`` seconds."""
+    """The rows with a transcript that CTC can align at tempo ``fastest``, and at most ``max_duration`` seconds.
+
+    What is left out is counted in the log, and so are the characters that are no letters.
+    """
     assert encoder.tokenizer is not None
-    kept = []
+    kept, left_out, foreign = [], Counter[str](), Counter[str]()
     for row in rows:
         tokens = encoder.tokenizer.encode(normalize_text(row.text))
         repeats = sum(first == second for first, second in pairwise(tokens))
         steps = int(encoder.steps(torch.tensor([int(row.duration * SAMPLE_RATE / fastest)])))
-        if tokens and row.duration <= max_duration and steps >= len(tokens) + repeats:
+        foreign.update(foreign_characters(row.text))
+        if row.duration > max_duration:
+            left_out[f"over {max_duration:g} s"] += 1
+        elif not tokens:
+            left_out["without letters"] += 1
+        elif steps < len(tokens) + repeats:
+            left_out["with more text than CTC can align"] += 1
+        else:
             kept.append(row)
-    logger.info("%d of %d utterances are used: the others are over %g s, without text, or too fast for CTC",
-                len(kept), len(rows), max_duration)
+    reasons = "".join(f", {number} {reason}" for reason, number in left_out.most_common())
+    taken = " ".join(f"{character} ({number})" for character, number in foreign.most_common(20))
+    logger.info("%d of %d utterances are used%s%s", len(kept), len(rows), f"; left out{reasons[1:]}" if reasons else "",
+                f"; taken for spaces: {taken}" if taken else "")
     if not kept:
-        raise DataError(f"none of {len(rows)} utterances has a transcript that fits {max_duration} s")
+        raise DataError(f"none of {len(rows)} utterances has a transcript that fits {max_duration} s{reasons}")
     return kept
-
-
-def loader(dataset: ASRDataset, batches: Any, workers: int) -> DataLoader:
-    """A loader of padded batches."""
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=ASRDataset.collate, num_workers=workers)
 
 
 def check_corpora(corpora: Sequence[Any], default: str | None) -> None:
@@ -210,63 +290,116 @@ def check_corpora(corpora: Sequence[Any], default: str | None) -> None:
             raise OptionError(f"where is corpus '{one['corpus']}'? give --data_folder FOLDER")
 
 
-def joined(corpora: Sequence[Mapping[str, Any]], default: str | None, folder: Path) -> list[manifest.Row]:
-    """Rows of all corpora, each with a manifest of its own; of several, ids and speakers are named by their corpus."""
-    rows = []
+def joined(corpora: Sequence[Mapping[str, Any]], default: str | None, folder: Path) -> list[list[manifest.Row]]:
+    """Rows of each corpus, each with a manifest of its own; of several, ids and speakers are named by their corpus."""
+    parts = []
     for number, one in enumerate(corpora, start=1):
         out = folder / f"{number}-{one['corpus']}"
         run_on_main(manifest.prepare, args=(one["corpus"], one.get("folder", default), out, one.get("options")))
         found = manifest.load(out / "manifest.csv")
         if len(corpora) > 1:
             found = [replace(row, id=f"{out.name}/{row.id}", speaker=f"{out.name}/{row.speaker}") for row in found]
-        rows += found
-    return rows
+        parts.append(found)
+    return parts
+
+
+def write_tokenizer(path: Path, tokens: str, vocabulary: int, rows: Sequence[manifest.Row]) -> None:
+    """Writes the tokenizer that the encoder is built with."""
+    model = character_tokenizer() if tokens == "characters" else subword_tokenizer(
+        (normalize_text(row.text) for row in rows), tokens, vocabulary)
+    write_atomically(path, lambda file: file.write(model), binary=True)
+
+
+def start_from(encoder: DeepSpeech2, folder: str | Path) -> None:
+    """Gives an encoder the weights of a trained one.
+
+    Raises
+    ------
+    OptionError
+        That has other sizes, preprocessing or tokens.
+    """
+    trained = DeepSpeech2.from_pretrained(folder)
+    own = encoder.architecture | {"tokens": encoder.vocabulary}
+    different = [f"{key} {value} there, {own[key]} here"
+                 for key, value in (trained.architecture | {"tokens": trained.vocabulary}).items() if value != own[key]]
+    if different:
+        raise OptionError(f"--pretrained_encoder {folder} is another network: {'; '.join(different)}")
+    encoder.load_state_dict(trained.state_dict())
 
 
 def run_settings(exp: experiment.Experiment) -> dict[str, Any]:
-    """All that decides a run's numbers beside the data: values, optimiser and schedule, run options, processes."""
+    """All that decides a run's numbers beside the data: values, optimiser and schedule, run options, first weights."""
     settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
     chosen = {kind: exp.text(f"{kind}s", str(exp.values[kind])) for kind in ("optimizer", "schedule")}
+    if settings["pretrained_encoder"] is not None:
+        settings["pretrained_encoder"] = DeepSpeech2.from_pretrained(settings["pretrained_encoder"]).fingerprint
     return {"recipe": "train_asr"} | settings | chosen | {
-        "run_options": exp.decisive_options, "processes": int(os.environ.get("WORLD_SIZE", 1)),
-        "version": ser_plugins.__version__}
+        "run_options": exp.decisive_options, "version": ser_plugins.__version__}
+
+
+def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> experiment.Shares:
+    """This process's share of the batches.
+
+    Raises
+    ------
+    OptionError
+        The batch cannot be divided among the processes.
+    """
+    durations = [row.duration for row in rows]
+    if values["dynamic_batching"]:
+        batches: Any = experiment.DynamicBatches(durations, values["max_batch_length"], values["num_buckets"],
+                                                 values["seed"])
+    elif values["batch_size"] % WORLD_SIZE:
+        raise OptionError(f"--batch_size {values['batch_size']} is that of all {WORLD_SIZE} processes together, and no "
+                          f"multiple of {WORLD_SIZE}")
+    else:
+        batches = experiment.SortaGradSampler(durations, values["batch_size"], values["seed"], buckets=True)
+    return experiment.Shares(batches, RANK, WORLD_SIZE)
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse → YAML → experiment directory → prepare → datasets → Brain → fit → evaluate → export."""
     exp = experiment.load(argv)
-    experiment.check_values(exp.values, RULES)
+    values = exp.values
+    experiment.check_values(values, RULES)
     for part in ("train_data", "test_data"):
-        check_corpora(exp.values[part], exp.values["data_folder"])
-    settings = run_settings(exp)
+        check_corpora(values[part], values["data_folder"])
+    settings, folder = run_settings(exp), Path(values["output_folder"])
     ddp_init_group(exp.run_opts)
     claim = partial(run_on_main, experiment.claim_folder)
-    claim(args=(Path(exp.values["output_folder"]), settings, exp.values["overwrite"]))
-    torch.manual_seed(exp.values["seed"])  # the encoder's first weights
-    hparams = exp.build()
-    sb.create_experiment_directory(hparams["output_folder"], str(exp.file), exp.nested())
-    rows = {part: joined(hparams[f"{part}_data"], hparams["data_folder"],
-                         Path(hparams["output_folder"]) / f"manifest_{part}") for part in ("train", "test")}
-    said = {split: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[split]) for split in rows}
-    claim(args=(Path(hparams["output_folder"]), {**settings, "data": fingerprint(said, {})}, False))
+    claim(args=(folder, settings, values["overwrite"]))
+    sb.create_experiment_directory(str(folder), str(exp.file), exp.nested())
+    parts = {part: joined(values[f"{part}_data"], values["data_folder"], folder / f"manifest_{part}")
+             for part in ("train", "test")}
+    rows = {part: [row for one in corpora for row in one] for part, corpora in parts.items()}
+    said = {part: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[part]) for part in rows}
+    claim(args=(folder, {**settings, "data": fingerprint(said, {})}, False))
+    first_rows, valid_rows = speaker_split(parts["train"][0], values["valid_speakers"])
+    train_rows = first_rows + [row for one in parts["train"][1:] for row in one]
 
+    run_on_main(write_tokenizer, args=(folder / "tokenizer.model", values["tokens"], values["vocabulary"], train_rows))
+    torch.manual_seed(values["seed"])  # the encoder's first weights
+    hparams = exp.build({"tokenizer_file": str(folder / "tokenizer.model")})
     encoder = hparams["encoder"]
-    train_rows, valid_rows = speaker_split(rows["train"], hparams["valid_speakers"])
+    if hparams["pretrained_encoder"] is not None:
+        start_from(encoder, hparams["pretrained_encoder"])
     train_rows = usable(train_rows, encoder, hparams["max_duration"], max(hparams["tempo"] or [1.0]))
     data = ASRDataset(train_rows, encoder.tokenizer, hparams["tempo"], hparams["gain"], hparams["seed"])
     brain = ASRBrain({"encoder": encoder}, hparams["optimizers"][hparams["optimizer"]], hparams, exp.run_opts,
                      hparams["checkpointer"])
-    brain.train_data = data
-    brain.train_batches = experiment.SortaGradSampler(
-        [row.duration for row in train_rows], hparams["batch_size"], hparams["seed"], buckets=True,
-        rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))  # torchrun's
+    brain.monitor = monitor(hparams["monitor"], folder)
+    brain.train_data, brain.train_batches = data, training_batches(train_rows, values)
+    train = SaveableDataLoader(data, batch_sampler=brain.train_batches, collate_fn=ASRDataset.collate,
+                               num_workers=hparams["num_workers"])
+    brain.checkpointer.add_recoverable("loader", train)
 
     def evaluation(chosen: Sequence[manifest.Row]) -> DataLoader:
         order = experiment.SortaGradSampler([row.duration for row in chosen], hparams["batch_size"], seed=0)
-        return loader(ASRDataset(chosen, encoder.tokenizer), order, hparams["num_workers"])
+        share = [batch[RANK::WORLD_SIZE] for batch in order if len(batch) > RANK]
+        return DataLoader(ASRDataset(chosen, encoder.tokenizer), batch_sampler=share, collate_fn=ASRDataset.collate,
+                          num_workers=hparams["num_workers"])
 
-    brain.fit(hparams["epoch_counter"], loader(data, brain.train_batches, hparams["num_workers"]),
-              evaluation(usable(valid_rows, encoder, hparams["max_duration"])))
+    brain.fit(hparams["epoch_counter"], train, evaluation(usable(valid_rows, encoder, hparams["max_duration"])))
     brain.evaluate(evaluation(rows["test"]), min_key="CER")
     if if_main_process():
         export(brain, hparams, len(train_rows), sum(row.duration for row in train_rows) / 3600, len(rows["test"]))

@@ -13,7 +13,8 @@ import yaml
 
 from ser_plugins import experiment
 from ser_plugins.errors import DataError, OptionError
-from ser_plugins.experiment import AtomicCheckpointer, SortaGradSampler
+from ser_plugins.experiment import AtomicCheckpointer, DynamicBatches, Shares, SortaGradSampler
+from ser_plugins.text import character_tokenizer
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
@@ -296,18 +297,26 @@ class IncludeIgnorer(yaml.SafeLoader):
 IncludeIgnorer.add_multi_constructor("!include:", lambda loader, _, node: loader.construct_mapping(node))
 
 
-def test_the_small_recogniser_differs_from_the_papers_in_values_only():
+@pytest.fixture
+def tokenizer(tmp_path):
+    """Override that names a tokenizer's file, which the recipe writes before it builds the encoder."""
+    (tmp_path / "tokenizer.model").write_bytes(character_tokenizer())
+    return {"tokenizer_file": str(tmp_path / "tokenizer.model")}
+
+
+def test_the_small_recogniser_differs_from_the_papers_in_values_only(tokenizer):
     options = ("--data_folder", "LibriSpeech", "--units", "4", "--channels", "2")
     large, small = (load(HPARAMS / f"{name}.yaml", *options) for name in ("asr", "asr_small"))
     assert list(small.values) == list(large.values)
-    first, second = large.build(), small.build()
+    first, second = large.build(tokenizer), small.build(tokenizer)
     assert list(first) == list(second)
     assert all(type(first[key]) is type(second[key]) for key in set(first) - set(large.values))
 
 
-def test_the_papers_recogniser():
+def test_the_papers_recogniser(tokenizer):
     """Lakomkin et al. 2017, §3.1.1: SGD, 3e-4 divided by 1.1 after every epoch, five layers of bidirectional GRU."""
-    built = load(HPARAMS / "asr.yaml", "--data_folder", "LibriSpeech", "--channels", "2", "--units", "4").build()
+    options = ("--data_folder", "LibriSpeech", "--channels", "2", "--units", "4")
+    built = load(HPARAMS / "asr.yaml", *options).build(tokenizer)
     optimizer, schedule = built["optimizers"][built["optimizer"]], built["schedules"][built["schedule"]]
     assert (optimizer.func, optimizer.keywords["lr"]) == (torch.optim.SGD, 3e-4)
     assert schedule.func is torch.optim.lr_scheduler.ExponentialLR
@@ -386,18 +395,66 @@ def test_later_epochs_differ_and_depend_on_seed_and_number_alone(buckets):
     assert epoch(resumed, 3) == orders[2]
 
 
-@MANY
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_no_item_and_get_as_many_batches(seed, world_size):
-    whole = random_sampler(seed)
-    for number in (1, 2):
-        shares = [epoch(random_sampler(seed, rank=rank, world_size=world_size), number) for rank in range(world_size)]
-        assert len({len(share) for share in shares}) == 1
-        items = [item for share in shares for batch in share for item in batch]
-        assert len(set(items)) == len(items)
-        every = epoch(whole, number)
-        assert len(every) - sum(map(len, shares)) == len(every) % world_size
-        assert all(batch in every for share in shares for batch in share)
+def padding(batches, durations):
+    """Share of the padded batches that is padding."""
+    padded = sum(len(batch) * max(durations[item] for item in batch) for batch in batches)
+    return 1 - sum(durations) / padded
+
+
+def test_batches_hold_utterances_of_like_duration():
+    generator = torch.Generator().manual_seed(0)
+    durations = (1 + 15 * torch.rand(37, generator=generator)).tolist()
+    place = {item: rank for rank, item in enumerate(sorted(range(37), key=durations.__getitem__))}
+    sampler = SortaGradSampler(durations, batch_size=5, seed=1, buckets=True)
+    assert [place[item] for batch in sampler for item in batch] == list(range(37))
+    assert padding(sampler, durations) < 0.1
+    epochs = []
+    for epoch in (2, 3):
+        sampler.set_epoch(epoch)
+        assert sorted(item for batch in sampler for item in batch) == list(range(37))
+        shortest = [min(durations[item] for item in batch) for batch in sampler]
+        assert shortest != sorted(shortest), "batches of any duration come in any order"
+        epochs.append({frozenset(batch) for batch in sampler})
+    assert epochs[0] != epochs[1], "an utterance has other neighbours in another epoch"
+    mixed = SortaGradSampler(durations, batch_size=5, seed=1)
+    for each in (sampler, mixed):
+        each.set_epoch(2)
+    assert padding(sampler, durations) < 0.7 * padding(mixed, durations)
+
+
+@pytest.mark.parametrize("make", [
+    lambda durations: SortaGradSampler(durations, 6, seed=1, buckets=True),
+    lambda durations: DynamicBatches(durations, 40.0, 4, seed=1)])
+def test_processes_share_every_batch_and_each_utterance_is_seen_once(make):
+    durations = (1 + 15 * torch.rand(37, generator=torch.Generator().manual_seed(0))).tolist()
+    shares = [Shares(make(durations), rank, 4) for rank in range(4)]
+    alone = make(durations)
+    for epoch in (1, 2, 5):
+        for sampler in (alone, *shares):
+            sampler.set_epoch(epoch)
+        assert len({len(list(sampler)) for sampler in (alone, *shares)} | {len(share) for share in shares}) == 1
+        for whole, *parts in zip(alone, *shares, strict=True):
+            counted = [item for part in parts for item in part if item >= 0]
+            assert sorted(counted) == sorted(whole)
+            assert all(parts)
+            assert {~item for part in parts for item in part if item < 0} <= {whole[0]}
+        assert sorted(item for batch in alone for item in batch) == list(range(37))
+
+
+def test_dynamic_batches_hold_as_much_audio_each():
+    durations = (1 + 15 * torch.rand(200, generator=torch.Generator().manual_seed(0))).tolist()
+    batches = DynamicBatches(durations, 40.0, 5, seed=1)
+    longest = [max(durations[item] for item in batch) for batch in batches]
+    assert longest == sorted(longest), "the first epoch is SortaGrad's"
+    orders = []
+    for epoch in (2, 3):
+        batches.set_epoch(epoch)
+        orders.append(list(batches))
+        assert all(len(batch) * max(durations[item] for item in batch) <= 40.0 for batch in batches)
+        assert padding(batches, durations) < 0.2
+        assert len({len(batch) for batch in batches}) > 2
+    assert {frozenset(batch) for batch in orders[0]} != {frozenset(batch) for batch in orders[1]}
+    assert len(orders[0]) == len(orders[1]) == len(batches)
 
 
 # Checkpoints

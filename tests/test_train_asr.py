@@ -4,8 +4,12 @@ import copy
 import itertools
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +18,7 @@ import speechbrain as sb
 import torch
 import train_asr
 
-from ser_plugins import audio, experiment
+from ser_plugins import audio
 from ser_plugins.contracts import Frames
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
@@ -22,7 +26,10 @@ from ser_plugins.errors import DataError, OptionError, SerError
 from ser_plugins.text import character_tokenizer, normalize_text
 
 TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
-        "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar")
+        "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar", "--dynamic_batching",
+        "false", "--tempo", "null")
+ONE_CORPUS = ("--train_data", "[{corpus: librispeech, options: {splits: [train-clean-5]}}]")
+RECIPES = Path(train_asr.__file__).parent
 WORDS = ("IT'S", "A", "TONE", "OF", "SOME", "PITCH", "AND", "NO", "SPEECH")
 
 
@@ -65,7 +72,7 @@ def train(recipe, librispeech):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train_asr, "export", lambda brain, *rest: brains.append(brain) or export(brain, *rest))
             recipe(train_asr.main, "asr_small.yaml", "--data_folder", librispeech, "--output_folder", folder, *TINY,
-                   *words)
+                   *ONE_CORPUS, *words)
         return brains[0]
 
     return run
@@ -128,10 +135,13 @@ def test_someone_must_train_and_someone_validate(held_out):
         train_asr.speaker_split(rows, held_out)
 
 
-def test_utterances_that_cannot_train_are_left_out(encoder):
+def test_utterances_that_cannot_train_are_left_out(encoder, caplog):
     rows = [row("good"), row("long", duration=20.0), row("empty", text=""), row("digits", text="1 2 3"),
             row("fast", duration=0.2, text="NOBODY SPEAKS AS FAST")]
-    assert [one.id for one in train_asr.usable(rows, encoder, max_duration=17.0)] == ["good"]
+    with caplog.at_level("INFO"):
+        assert [one.id for one in train_asr.usable(rows, encoder, max_duration=17.0)] == ["good"]
+    assert caplog.messages == ["1 of 5 utterances are used; left out 2 without letters, 1 over 17 s, 1 with more text "
+                               "than CTC can align; taken for spaces: 1 (1) 2 (1) 3 (1)"]
     with pytest.raises(DataError, match=r"none of 4 utterances has a transcript that fits 17\.0 s"):
         train_asr.usable(rows[1:], encoder, 17.0)
 
@@ -166,13 +176,13 @@ def brute_force(log_probs, tokens):
     return -math.log(total)
 
 
-def objective(frames, tokens, stage):
+def objective(frames, tokens, stage, weights=(1.0, 1.0)):
     lengths = torch.tensor([len(item) for item in tokens])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(item) for item in tokens], batch_first=True)
-    batch = {"ids": ("first", "second"), "texts": ("A", "B"), "tokens": padded, "token_lengths": lengths}
+    batch = {"ids": ("first", "second"), "texts": ("A", "B"), "tokens": padded, "token_lengths": lengths,
+             "weights": torch.tensor(weights)}
     decoder = SimpleNamespace(decode=lambda log_probs: ["A", "B"])
-    stats = SimpleNamespace(append=lambda *texts: None)
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(encoder=decoder), words=stats, characters=stats)
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(encoder=decoder), outcome=[])
     return train_asr.ASRBrain.compute_objectives(brain, frames, batch, stage)
 
 
@@ -180,9 +190,11 @@ def test_the_objective_is_ctc():
     generator = torch.Generator().manual_seed(1)
     items = [torch.randn(steps, 3, generator=generator).log_softmax(dim=1) for steps in (6, 4)]
     tokens = [[1, 1, 2], [2, 1]]
-    wanted = sum(brute_force(item, token) for item, token in zip(items, tokens, strict=True)) / 2
+    wanted = [brute_force(item, token) for item, token in zip(items, tokens, strict=True)]
     loss = objective(Frames.from_list(items, 25.0), tokens, sb.Stage.TRAIN)
-    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    assert float(loss) == pytest.approx(sum(wanted) / 2, rel=1e-5)
+    loss = objective(Frames.from_list(items, 25.0), tokens, sb.Stage.TRAIN, weights=(1.0, 0.0))  # the second is a copy
+    assert float(loss) == pytest.approx(wanted[0], rel=1e-5)
 
 
 def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
@@ -192,39 +204,6 @@ def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
     assert objective(frames, [[1], [1, 1]], sb.Stage.TEST) == math.inf  # a test set is tested as it is
 
 
-def padding(batches, durations):
-    """Share of the padded batches that is padding."""
-    padded = sum(len(batch) * max(durations[item] for item in batch) for batch in batches)
-    return 1 - sum(durations) / padded
-
-
-def test_batches_hold_utterances_of_like_duration():
-    generator = torch.Generator().manual_seed(0)
-    durations = (1 + 15 * torch.rand(37, generator=generator)).tolist()
-    place = {item: rank for rank, item in enumerate(sorted(range(37), key=durations.__getitem__))}
-    sampler = experiment.SortaGradSampler(durations, batch_size=5, seed=1, buckets=True)
-    assert [place[item] for batch in sampler for item in batch] == list(range(37))
-    assert padding(sampler, durations) < 0.1
-    epochs = []
-    for epoch in (2, 3):
-        sampler.set_epoch(epoch)
-        assert sorted(item for batch in sampler for item in batch) == list(range(37))
-        shortest = [min(durations[item] for item in batch) for batch in sampler]
-        assert shortest != sorted(shortest), "batches of any duration come in any order"
-        epochs.append({frozenset(batch) for batch in sampler})
-    assert epochs[0] != epochs[1], "an utterance has other neighbours in another epoch"
-    mixed = experiment.SortaGradSampler(durations, batch_size=5, seed=1)
-    for each in (sampler, mixed):
-        each.set_epoch(2)
-    assert padding(sampler, durations) < 0.7 * padding(mixed, durations)
-    shares = [experiment.SortaGradSampler(durations, 5, 1, True, rank, 3) for rank in range(3)]
-    for share in shares:
-        share.set_epoch(2)
-    assert len({len(list(share)) for share in shares} | {len(share) for share in shares}) == 1
-    seen = [item for share in shares for batch in share for item in batch]
-    assert len(seen) == len(set(seen))
-
-
 def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tokenizer):
     path = tone(tmp_path / "a.wav", seconds=0.5)
     rows = [Row("a", path, 0.0, 0.5, 0.5, 16000, "s", text="a tone")]
@@ -232,8 +211,10 @@ def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tok
     lengths = {}
     for epoch in (1, 2, 1):
         data.epoch = epoch
-        name, samples, tokens, text = data[0]
-        assert (name, text, tokenizer.decode(tokens.tolist())) == ("a", "A TONE", "A TONE")
+        name, samples, tokens, text, weight = data[0]
+        assert (name, text, tokenizer.decode(tokens.tolist()), weight) == ("a", "A TONE", "A TONE", 1.0)
+        assert torch.equal(data[~0][1], samples)
+        assert data[~0][4] == 0.0
         assert 8000 / 1.15 - 1 <= len(samples) <= 8000 / 0.85 + 1
         assert torch.equal(lengths.setdefault(epoch, samples), samples)
     assert len(lengths[1]) != len(lengths[2])
@@ -248,7 +229,8 @@ def test_masks_are_for_training_only(encoder):
         seen.append(features.shape)
         return torch.zeros_like(features)
 
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=[mask]), modules={})
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=True, masks=[mask], seed=1), epoch=1,
+                            step=1)
     brain.modules = SimpleNamespace(encoder=encoder)
     brain.spec_augment = lambda features: train_asr.ASRBrain.spec_augment(brain, features)
     batch = {"waveforms": torch.rand(1, 8000), "lengths": torch.tensor([8000])}
@@ -319,13 +301,75 @@ def test_a_run_that_was_stopped_goes_on_as_if_undisturbed(train, trained, tmp_pa
     def epochs(folder):
         return [line for line in (folder / "train_log.txt").read_text().splitlines() if line.startswith("epoch: ")]
 
-    def last(folder):
-        folders = sorted((folder / "save").glob("CKPT*"), key=lambda path: path.stat().st_mtime)
-        return {name: torch.load(folders[-1] / f"{name}.ckpt") for name in ("encoder", "optimizer", "schedule")}
-
     assert epochs(stopped) == epochs(undisturbed)
     assert len(epochs(stopped)) == 2
-    torch.testing.assert_close(last(stopped), last(undisturbed), rtol=0, atol=0)
+    torch.testing.assert_close(weights(stopped), weights(undisturbed), rtol=0, atol=0)
+
+
+def weights(folder):
+    """Those of the last checkpoint."""
+    return {name: torch.load(last_checkpoint(folder) / f"{name}.ckpt") for name in ("encoder", "optimizer", "schedule")}
+
+
+def last_checkpoint(folder):
+    return max((folder / "save").glob("CKPT*"), key=lambda path: path.stat().st_mtime)
+
+
+def in_processes(number, librispeech, folder, *words):
+    """Trains in other processes, as torchrun starts them."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number))
+    return subprocess.run(
+        [*launcher, RECIPES / "train_asr.py", RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech,
+         "--output_folder", folder, *TINY, *ONE_CORPUS, *words, "--distributed_backend=gloo"],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, check=False)
+
+
+def test_two_processes_learn_what_one_does(train, librispeech, tmp_path):
+    """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which one process may have none."""
+    for words in (("--batch_size", "6"), ("--dynamic_batching", "true", "--max_batch_length", "2.2")):
+        words = (*words, "--number_of_epochs", "2", "--spec_augment", "false", "--optimizer", "sgd", "--lr",
+                 "0.0003")
+        alone, shared = tmp_path / f"alone{words[1]}", tmp_path / f"shared{words[1]}"
+        train(alone, *words)
+        done = in_processes(2, librispeech, shared, *words)
+        assert done.returncode == 0, done.stderr
+        torch.testing.assert_close(weights(shared)["encoder"], weights(alone)["encoder"], rtol=1e-4, atol=1e-5)
+        for name in ("train_log.txt", "cer_test.txt", "wer_test.txt"):
+            assert (shared / name).read_text() == (alone / name).read_text()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(librispeech, tmp_path):
+    done = in_processes(2, librispeech, tmp_path / "run", "--batch_size", "3")
+    assert "--batch_size 3 is that of all 2 processes together, and no multiple of 2" in done.stderr
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_killed_in_mid_epoch_ends_with_the_weights_of_an_undisturbed_one(
+        train, librispeech, tmp_path, monkeypatch, workers):
+    words = ("--number_of_epochs", "2", "--batch_size", "2", "--ckpt_interval_steps=1",
+             "--ckpt_interval_minutes", "0", "--num_workers", workers,
+             "--tempo", "[0.9, 1.1]", "--schedule", "one_cycle", "--optimizer", "adamw")
+    train(tmp_path / "undisturbed", *words)
+    fit_batch, steps = train_asr.ASRBrain.fit_batch, []
+
+    def killed(brain, batch):
+        steps.append(batch["ids"])
+        if len(steps) in (2, 7):  # in the first epoch, and then in the second; of four batches each
+            raise ConnectionAbortedError
+        return fit_batch(brain, batch)
+
+    monkeypatch.setattr(train_asr.ASRBrain, "fit_batch", killed)
+    for _ in range(2):
+        with pytest.raises(ConnectionAbortedError):
+            train(tmp_path / "killed", *words)
+    train(tmp_path / "killed", *words)
+    assert len(steps) == 8 + 2, "only the batch in which it was killed is seen again"
+    found, wanted = weights(tmp_path / "killed"), weights(tmp_path / "undisturbed")
+    assert found.pop("schedule") == wanted.pop("schedule")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    logs = [(tmp_path / name / "train_log.txt").read_text() for name in ("killed", "undisturbed")]
+    assert logs[0] == logs[1]
 
 
 def test_a_run_is_not_resumed_with_other_sizes(train, trained, tmp_path):
@@ -382,8 +426,8 @@ def test_it_trains_on_several_corpora(train, librispeech, tmp_path, tone):
     speech = f"{{corpus: librispeech, folder: {librispeech}, options: {{splits: [train-clean-5]}}}}"
     brain = train(tmp_path / "run", "--train_data", f"[{kaldi}, {speech}]", "--test_data", f"[{other}]",
                   "--valid_speakers", "1", "--number_of_epochs", "1")
-    assert {row.speaker for row in brain.train_data.rows} == {"1-kaldi/a", "1-kaldi/b", "1-kaldi/c", "2-librispeech/61",
-                                                              "2-librispeech/7"}
+    assert {row.speaker for row in brain.train_data.rows} == {"1-kaldi/a", "1-kaldi/b", "2-librispeech/61",
+                                                              "2-librispeech/7", "2-librispeech/908"}
     notes = json.dumps(json.loads((tmp_path / "run/encoder/encoder.json").read_text()))
     assert 'kaldi {\\"parts\\": \\"train\\"} and librispeech' in notes
 
@@ -392,6 +436,73 @@ def test_tempo_gain_and_one_cycle_train_too(train, tmp_path):
     train(tmp_path / "run", "--number_of_epochs", "1", "--tempo", "[0.85, 1.15]", "--gain", "[-6, 8]", "--schedule",
           "one_cycle", "--time_strides", "[2, 1]", "--optimizer", "sgd")
     assert (tmp_path / "run/encoder/weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("tokens", "vocabulary"), [("unigram", 17), ("bpe", 24)])
+def test_it_trains_on_subwords(train, tmp_path, tokens, vocabulary):
+    brain = train(tmp_path / "run", "--number_of_epochs", "1", "--tokens", tokens, "--vocabulary", str(vocabulary))
+    encoder = DeepSpeech2.from_pretrained(tmp_path / "run/encoder")
+    assert encoder.vocabulary == brain.hparams.encoder.vocabulary == vocabulary
+    text = " ".join(row.text for row in brain.train_data.rows)
+    pieces = encoder.tokenizer.encode(text)
+    assert encoder.tokenizer.decode(pieces) == text
+    assert 0 not in pieces
+    assert len(pieces) < len(text)
+    with pytest.raises(OptionError, match=f"no {tokens} model of 9999 pieces: .*[Vv]ocabulary size"):
+        train(tmp_path / "other", "--number_of_epochs", "1", "--tokens", tokens, "--vocabulary", "9999")
+
+
+def test_training_starts_from_a_trained_encoder(train, trained, tmp_path):
+    folder, brain = trained
+    start = ("--pretrained_encoder", folder / "encoder", "--number_of_epochs", "1")
+    tuned = train(tmp_path / "run", *start, "--lr", "1e-9", "--optimizer", "sgd")  # too small a step to change anything
+    before, after = (one.hparams.encoder.state_dict() for one in (brain, tuned))
+    for name in before:
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(after[name], before[name].half().float(), rtol=0, atol=1e-5)
+    for words, message in ((("--units", "5"), "is another network: units 8 there, 5 here"),
+                           (("--tokens", "bpe", "--vocabulary", "24"), "is another network: tokens 29 there, 24 here")):
+        with pytest.raises(OptionError, match=message):
+            train(tmp_path / "other", *start, *words, "--overwrite", "true")
+    with pytest.raises(DataError, match="is no encoder folder"):
+        train(tmp_path / "third", "--pretrained_encoder", tmp_path)
+    assert not (tmp_path / "third").exists()
+
+
+def test_it_trains_in_bfloat16(train, tmp_path):
+    brain = train(tmp_path / "run", "--number_of_epochs", "1", "--precision=bf16")
+    assert all(tensor.dtype != torch.bfloat16 and tensor.isfinite().all()
+               for tensor in brain.hparams.encoder.state_dict().values())
+
+
+def test_tensorboard_shows_the_epochs(train, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tmp_path / "run", "--number_of_epochs", "2", "--monitor", "tensorboard")
+    curves = events.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    log = (tmp_path / "run/train_log.txt").read_text()
+    found = [event.value for event in curves.Scalars("CER/valid")]
+    assert found == pytest.approx([float(value) for value in re.findall(r"valid CER: (\S+),", log)], rel=1e-2)
+    assert len(curves.Scalars("loss/train")) == 2
+
+
+def test_a_monitor_that_is_not_installed_is_named(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(OptionError, match=r"--monitor wandb: .*; install it: pip install wandb"):
+        train(tmp_path / "run", "--monitor", "wandb")
+    with pytest.raises(OptionError, match="--monitor tensorbord: it must be one of tensorboard, wandb, or null"):
+        train(tmp_path / "other", "--monitor", "tensorbord")
+
+
+def test_weights_and_biases_gets_the_epochs(train, tmp_path, monkeypatch):
+    logged, run = [], {}
+    module = SimpleNamespace(init=lambda **words: run.update(words) or SimpleNamespace(
+        log=lambda values, step=None: logged.append((step, values))))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    train(tmp_path / "run", "--number_of_epochs", "2", "--monitor", "wandb")
+    assert run["resume"] == "allow"
+    assert [step for step, _ in logged] == [1, 2, None]
+    assert [set(values) & {"train", "valid", "test"} for _, values in logged] == [
+        {"train", "valid"}, {"train", "valid"}, {"test"}]
 
 
 def test_an_encoder_folder_is_an_encoder_of_train_ser(trained, train_ser_with):
