@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.audio import SAMPLE_RATE as SAMPLE_RATE  # plugins take it from here
+from ser_plugins.errors import PluginError
 
 
 def length_mask(lengths: Tensor, time: int) -> Tensor:
@@ -122,9 +123,17 @@ class Encoding:
     log_probs: Frames
 
 
+class _AskedFor(dict[int, Any]):
+    """Layers by number; one that a head reads and does not ask for is its author's error."""
+
+    def __missing__(self, layer: int) -> Any:
+        raise PluginError(f"the head reads layer {layer}, and its `needs` ask for {', '.join(map(str, self)) or 'none'}"
+                          " of this kind (sequences or means): name it there")
+
+
 @dataclass(frozen=True)
 class HeadInputs:
-    """What a head asked for, and nothing else.
+    """What a head asked for, and nothing else; to read another layer is a `PluginError`.
 
     Arguments
     ---------
@@ -139,6 +148,10 @@ class HeadInputs:
     features: Frames | None = None
     sequences: Mapping[int, Frames] = field(default_factory=dict)
     means: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("sequences", "means"):
+            object.__setattr__(self, name, _AskedFor(getattr(self, name)))
 
     def to(self, device: torch.device | str) -> HeadInputs:
         """The same on another device."""

@@ -18,6 +18,8 @@ def parse_value(text: str) -> Any:
     ------
     ruamel.yaml.error.YAMLError
         The text is no YAML.
+    OptionError
+        A key of a mapping has no space after its colon, and so no value.
 
     Example
     -------
@@ -27,7 +29,12 @@ def parse_value(text: str) -> Any:
     digits = text.strip()
     if digits.isdecimal() and digits != str(int(digits)):
         return digits
-    return YAML(typ="safe", pure=True).load(text)
+    value = YAML(typ="safe", pure=True).load(text)
+    for key in value if isinstance(value, dict) else ():
+        if ":" in str(key) and value[key] is None:
+            name, _, rest = str(key).partition(":")
+            raise OptionError(f"'{key}' has no value: YAML wants a space after the colon, {{{name}: {rest}}}")
+    return value
 
 
 def check_device(name: str | None) -> None:

@@ -56,6 +56,8 @@ def train(recipe, options, tmp_path):
     (["--head_options", "{dropot: 0.1}"], OptionError, "no argument of head 'mp' 'dropot'; did you mean 'dropout'?"),
     (["--corpus_options", "{label_mapp: x}"], OptionError,
      "no argument of corpus 'csv' 'label_mapp'; did you mean 'label_map'? valid arguments: label_map"),
+    (["--corpus_options", "{speakers:4}"], OptionError,
+     "'speakers:4' has no value: YAML wants a space after the colon, {speakers: 4}"),
     (["--feature_options", "{windw: 3}"], OptionError,
      "no argument of feature extractor 'mfcc_pitch' 'windw'; valid arguments: pitch"),
     (["--units", "64"], OptionError, "head 'mp' takes no 'units'; its arguments are layer, dropout"),

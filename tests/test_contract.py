@@ -191,6 +191,11 @@ class HasInfiniteGradients(Good):
         return frames.mean() + weights.abs().sqrt()
 
 
+class HasNoSlope(Good):
+    def forward(self, inputs):
+        return super().forward(inputs).sign() + 0 * super().forward(inputs)
+
+
 class TrainsNothing(Good):
     def __init__(self, feature_dim: int, num_classes: int):
         super().__init__(feature_dim, num_classes)
@@ -239,9 +244,10 @@ class Fails(Good):
     (KeepsDropout, "logits of two calls differ by "),
     (ChangesInputs, "logits of two calls differ by "),
     (ChangesInputsInTraining, "'The inputs are not modified': a tensor of shape [4, 23, 7] has changed"),
-    (HasUnusedWeights, "'Finite gradients reach every trainable parameter': "
+    (HasUnusedWeights, "'Finite gradients reach every trainable parameter, and not all of them are zero': "
                        "no gradient reaches spare.weight, spare.bias"),
     (HasInfiniteGradients, "the gradient of output.weight is not finite"),
+    (HasNoSlope, "every gradient is zero: nothing is learned"),
     (TrainsNothing, "no parameter is trainable"),
     (HidesWeights, "'A head that loads another's state_dict gives the other's logits': logits of the two differ by "),
     (CannotBePickled, "'A pickled head and a deep copy give the same logits': it raises "),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ser_plugins.contracts import Encoder, Encoding, Frames, HeadInputs, Needs, fingerprint, length_mask
+from ser_plugins.errors import PluginError
 
 MANY = pytest.mark.parametrize("seed", range(20))
 
@@ -144,3 +145,12 @@ def test_freeze_is_for_good():
     assert not encoder.training
     assert not encoder.linear.training
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_layer_that_a_head_did_not_ask_for_is_named():
+    inputs = Needs(sequences=(1, 3)).take(None, encoding()).to("cpu")
+    assert list(inputs.sequences) == [1, 3]
+    with pytest.raises(PluginError, match=r"reads layer 2, and its `needs` ask for 1, 3 of this kind"):
+        inputs.sequences[2]
+    with pytest.raises(PluginError, match="reads layer 1, and its `needs` ask for none"):
+        inputs.means[1]

@@ -126,7 +126,7 @@ def head_keeps_inputs(case: HeadCase) -> None:
 
 
 def head_gradients(case: HeadCase) -> None:
-    """Finite gradients reach every trainable parameter."""
+    """Finite gradients reach every trainable parameter, and not all of them are zero."""
     head = case.build().train()
     trainable = {name: tensor for name, tensor in head.named_parameters() if tensor.requires_grad}
     require(bool(trainable), "no parameter is trainable")
@@ -136,6 +136,7 @@ def head_gradients(case: HeadCase) -> None:
     require(not unreached, f"no gradient reaches {', '.join(unreached)}")
     wrong = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
     require(not wrong, f"the gradient of {', '.join(wrong)} is not finite")
+    require(any(bool(gradient.any()) for gradient in gradients.values()), "every gradient is zero: nothing is learned")
 
 
 def head_checkpoint(case: HeadCase) -> None:
