@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +74,12 @@ def info(path: str | Path) -> AudioInfo:
 
 def _decode(file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     """Samples ``first`` to ``last`` of each channel, float32, ``[samples, channels]``."""
-    if file.format == "MP3":
+    at = file.tell()
+    if file.format == "MP3" and first > at:
         # A frame of MP3 leans on the frames before it: after a jump libsndfile may give silence for some 100 ms.
-        return file.read(last, dtype="float32", always_2d=True)[first:]
-    file.seek(first)
+        return file.read(last - at, dtype="float32", always_2d=True)[first - at:]
+    if first != at:
+        file.seek(first)
     return file.read(last - first, dtype="float32", always_2d=True)
 
 
@@ -109,12 +112,56 @@ def read(path: str | Path, start: float | None = None, end: float | None = None)
         if not 0 <= first < last <= file.frames:
             raise DataError(f"{path}: segment {first / rate:.3f}–{last / rate:.3f} s lies outside the audio, "
                             f"which is {file.frames / rate:.3f} s long")
-        try:
-            samples = _decode(file, first, last)  # [samples, channels]
-        except soundfile.LibsndfileError as error:
-            raise DataError(f"{path}: cannot be decoded ({error.error_string}); is it truncated?") from error
+        samples = _decoded(path, file, first, last)
+    return _mono(path, samples, rate)
+
+
+def read_blocks(path: str | Path, size: float, overlap: float) -> Iterator[np.ndarray]:
+    """Reads a file of any length in blocks, one after another and each decoded once.
+
+    Arguments
+    ---------
+    path : str | Path
+        Any file that libsndfile reads, whatever its suffix.
+    size : float
+        Seconds of a block; the last may be shorter. A file of at most this length is one block, that of `read`.
+    overlap : float
+        Seconds that a block and the next one have in common, less than ``size``.
+
+    Returns
+    -------
+    Iterator[np.ndarray]
+        Float32, ``[samples]``, mono (mean of the channels), 16 kHz.
+
+    Raises
+    ------
+    DataError
+        As `read`; what lies before the fault has been given.
+    """
+    with _open(path) as file:
+        length, shared = round(size * file.samplerate), round(overlap * file.samplerate)
+        first = last = 0
+        samples = np.empty((0, file.channels), dtype=np.float32)
+        while last < file.frames:
+            reached, last = last, min(first + length, file.frames)
+            samples = np.concatenate([samples, _decoded(path, file, reached, last)])
+            yield _mono(path, samples, file.samplerate)
+            first, samples = last - shared, samples[-shared:] if shared else samples[:0]
+
+
+def _decoded(path: str | Path, file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
+    """As `_decode`; refuses what cannot be decoded to its end."""
+    try:
+        samples = _decode(file, first, last)  # [samples, channels]
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{path}: cannot be decoded ({error.error_string}); is it truncated?") from error
     if len(samples) < last - first:
         raise DataError(f"{path}: truncated, {len(samples)} of {last - first} samples could be decoded")
+    return samples
+
+
+def _mono(path: str | Path, samples: np.ndarray, rate: int) -> np.ndarray:
+    """The mean of finite channels at 16 kHz."""
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: {np.count_nonzero(~np.isfinite(mono))} of {len(mono)} samples are not finite")

@@ -193,3 +193,36 @@ def test_samples_that_are_not_finite(tmp_path, bad, count, value):
     soundfile.write(tmp_path / "audio.wav", samples, RATE, subtype="FLOAT")
     with pytest.raises(DataError, match=rf"audio\.wav: {count} of 16000 samples are not finite"):
         audio.read(tmp_path / "audio.wav")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize(("seconds", "number"), [(0.8, 1), (1.0, 1), (1.01, 2), (2.2, 3), (3.47, 6)])
+def test_blocks_are_the_file(tmp_path, suffix, seconds, number):
+    """Of 1 s, which have 0.4 s in common."""
+    path = tmp_path / f"noise{suffix}"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (round(seconds * 16000), 2))
+    soundfile.write(path, noise, 16000, format=suffix[1:].upper())
+    whole, blocks = audio.read(path), list(audio.read_blocks(path, 1.0, 0.4))
+    assert all(len(block) == 16000 for block in blocks[:-1])
+    starts, exact = range(0, len(whole), 9600), 1e-6 if suffix == ".mp3" else 0  # mpg123 rounds by its buffer
+    for start, block in zip(starts, blocks, strict=False):
+        np.testing.assert_allclose(block, whole[start:start + 16000], rtol=0, atol=exact)
+    if suffix != ".mp3":  # which is padded to whole frames
+        assert len(blocks) == number
+    joined = np.concatenate([blocks[0], *(block[6400:] for block in blocks[1:])])
+    np.testing.assert_allclose(joined, whole, rtol=0, atol=exact)
+
+
+def test_blocks_without_overlap_of_another_rate(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(22050, 0.25), 11025)
+    assert [len(block) for block in audio.read_blocks(tmp_path / "a.wav", 1.2, 0.0)] == [19200, 12800]
+
+
+def test_a_block_that_is_not_there_is_refused(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 64000), 16000)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    blocks = audio.read_blocks(path, 1.0, 0.4)
+    assert len(next(blocks)) == 16000
+    with pytest.raises(DataError, match="truncated"):
+        list(blocks)
