@@ -45,6 +45,7 @@ setup(
     ],
     extras_require={
         "synthetic": SYNTHETIC,
+        "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
     },
