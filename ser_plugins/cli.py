@@ -18,6 +18,13 @@ from typing import Any
 from ser_plugins import __version__, registry
 from ser_plugins.errors import OptionError, PluginError, SerError, unknown_name
 
+DECODING = {  # option of transcribe, absent where it is not given → type, and what it says of itself
+    "beam_size": (int, "N", "beam search over N texts (default: 0, greedy)"),
+    "lm": (str, "FILE", "for beam search, a word n-gram in ARPA's format"),
+    "lm_weight": (float, "WEIGHT", "of the language model (default: 0.5)"),
+    "word_bonus": (float, "BONUS", "for each word, beside a language model (default: 1.5)"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
@@ -77,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, metavar="RUN_FOLDER", help="folder of a training run")
     transcribe = command("transcribe", "transcript of audio files, one JSON line per file")
     transcribe.add_argument("--encoder", metavar="FOLDER", help="a trained encoder; by default the one shipped")
+    for name, (kind, metavar, text) in DECODING.items():
+        transcribe.add_argument(f"--{name}", type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
     imported = command("import-deepspeech", "make an encoder folder of a deepspeech.pytorch checkpoint")
     imported.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth (since July 2018) or Lightning's .ckpt")
     imported.add_argument("out", metavar="OUT", help="the folder to write")
@@ -260,7 +269,8 @@ def transcribe_files(options: argparse.Namespace) -> int:
     from ser_plugins.values import check_device
 
     check_device(options.device)
-    recognizer = SpeechRecognizer.from_hparams(source=options.encoder, run_opts={"device": options.device})
+    decoding = {key: value for key, value in vars(options).items() if key in DECODING}
+    recognizer = SpeechRecognizer.from_hparams(options.encoder, {"device": options.device}, **decoding)
     return _each_file(options.files, lambda path: {"text": recognizer.transcribe_file(path)})
 
 

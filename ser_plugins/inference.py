@@ -23,9 +23,12 @@ from torch import Tensor
 
 from ser_plugins import audio, registry
 from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head
-from ser_plugins.errors import DataError, PluginError
+from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, decoder
+from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.files import write_atomically
 
+CHUNK = 30.0  # s that the encoder hears at once of a longer file
+CONTEXT = 3.0  # s of them at either end that are only heard
 
 @dataclass(frozen=True)
 class Recognition:
@@ -34,7 +37,7 @@ class Recognition:
     Arguments
     ---------
     text : str
-        Greedy transcript.
+        Transcript.
     label : str
         The most probable emotion.
     probabilities : dict[str, float]
@@ -127,7 +130,9 @@ class SpeechRecognizer(Pretrained):
 
     @classmethod
     def from_hparams(
-            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None) -> SpeechRecognizer:
+            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None, beam_size: int = 0,
+            lm: str | Path | None = None, lm_weight: float = LM_WEIGHT, word_bonus: float = WORD_BONUS
+    ) -> SpeechRecognizer:
         """Loads an encoder.
 
         Arguments
@@ -136,13 +141,16 @@ class SpeechRecognizer(Pretrained):
             An encoder folder or the name of an encoder plugin; None is the encoder that ships with the package.
         run_opts : Mapping[str, Any], optional
             ``device`` and SpeechBrain's other run options.
+        beam_size, lm, lm_weight, word_bonus
+            How transcripts are decoded, as of `decoding.decoder`; by default greedily.
 
         Returns
         -------
         SpeechRecognizer
         """
         encoder = load_encoder("deepspeech2" if source is None else source)
-        return cls({"encoder": encoder}, {}, dict(run_opts or {}))
+        decode = decoder(encoder, beam_size, lm, lm_weight, word_bonus)
+        return cls({"encoder": encoder}, {"decode": decode}, dict(run_opts or {}))
 
     def encode_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Encoding:
         """One pass of the encoder over waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
@@ -151,12 +159,38 @@ class SpeechRecognizer(Pretrained):
             return self.mods.encoder(waveforms, lengths)
 
     def transcribe_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> list[str]:
-        """Greedy transcripts of waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
-        return self.mods.encoder.decode(self.encode_batch(wavs, wav_lens).log_probs)
+        """Transcripts of waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
+        return self.hparams.decode(self.encode_batch(wavs, wav_lens).log_probs)
 
-    def transcribe_file(self, path: str | Path) -> str:
-        """Greedy transcript of any audio file."""
-        return self.transcribe_batch(self.load_audio(path).unsqueeze(0))[0]
+    def transcribe_file(self, path: str | Path, chunk: float = CHUNK) -> str:
+        """Transcript of an audio file of any format and length; ``chunk`` as of `encode_file`."""
+        return self.hparams.decode(self.encode_file(path, chunk))[0]
+
+    def encode_file(self, path: str | Path, chunk: float = CHUNK) -> Frames:
+        """CTC log-probabilities of an audio file, ``[1, time, tokens]``, in memory that its audio does not decide.
+
+        A file longer than ``chunk`` seconds is heard in pieces of that length. Of two that follow each other, which
+        have 2 × `CONTEXT` in common, each gives the steps on its side of the middle. What the encoder computes over
+        a whole utterance, as means for normalisation, it computes over each piece.
+
+        Raises
+        ------
+        OptionError
+            The chunk leaves nothing between its contexts.
+        DataError
+            The file cannot be read.
+        """
+        rate = self.mods.encoder.rate
+        context, whole = int(CONTEXT * rate), int(chunk * rate)  # steps, on which the pieces start
+        if whole <= 2 * context:
+            raise OptionError(f"chunk {chunk} s: it must be above {2 * CONTEXT:g} s, of which {CONTEXT:g} s at either "
+                              "end are context")
+        pieces = [self.encode_batch(torch.from_numpy(samples).unsqueeze(0)).log_probs.data[0]
+                  for samples in audio.read_blocks(path, whole / rate, 2 * context / rate)]
+        starts = [0] + [context] * (len(pieces) - 1)
+        ends = [whole - context] * (len(pieces) - 1) + [len(pieces[-1])]
+        own = [piece[start:end] for piece, start, end in zip(pieces, starts, ends, strict=True)]
+        return Frames.from_list([torch.cat(own)], rate)
 
     def load_audio(self, path: str | Path, savedir: str | None = None) -> Tensor:
         """Any audio file as mono samples at 16 kHz, ``[samples]``."""
@@ -178,7 +212,9 @@ class EmotionRecognizer(SpeechRecognizer):
 
     @classmethod
     def from_hparams(
-            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None) -> EmotionRecognizer:
+            cls, source: str | Path | None = None, run_opts: Mapping[str, Any] | None = None, beam_size: int = 0,
+            lm: str | Path | None = None, lm_weight: float = LM_WEIGHT, word_bonus: float = WORD_BONUS
+    ) -> EmotionRecognizer:
         """Loads a trained system.
 
         Arguments
@@ -187,6 +223,8 @@ class EmotionRecognizer(SpeechRecognizer):
             The folder of a run of train_ser.py, or its ``model`` folder.
         run_opts : Mapping[str, Any], optional
             ``device`` and SpeechBrain's other run options.
+        beam_size, lm, lm_weight, word_bonus
+            How transcripts are decoded, as of `decoding.decoder`; by default greedily.
 
         Raises
         ------
@@ -213,7 +251,8 @@ class EmotionRecognizer(SpeechRecognizer):
         _load_head(head, folder / "head.safetensors")
         options = {name: parameter.default for name, parameter in registry.arguments(type(head)).items()}
         needs = head.needs.resolve({**options, **config["head_options"]}, len(encoder.layer_dims))
-        hparams = {"labels": config["labels"], "needs": needs}
+        decode = decoder(encoder, beam_size, lm, lm_weight, word_bonus)
+        hparams = {"labels": config["labels"], "needs": needs, "decode": decode}
         return cls({"encoder": encoder, "extractor": extractor, "head": head}, hparams, dict(run_opts or {}))
 
     def classify_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:
@@ -238,13 +277,13 @@ class EmotionRecognizer(SpeechRecognizer):
         return self.classify_batch(self.load_audio(path).unsqueeze(0))
 
     def transcribe_and_classify_file(self, path: str | Path) -> Recognition:
-        """Transcript and emotion of an audio file, from one pass through the encoder."""
+        """Transcript and emotion of an audio file, from one pass through the encoder, which hears all of it at once."""
         waveforms, lengths = self._absolute(self.load_audio(path).unsqueeze(0), None)
         log_probs, encoding = self._classify(waveforms, lengths, transcribe=True)
         assert encoding is not None
         probabilities = dict(zip(self.hparams.labels, log_probs[0].exp().tolist(), strict=True))
         label = max(probabilities, key=lambda name: probabilities[name])
-        return Recognition(self.mods.encoder.decode(encoding.log_probs)[0], label, probabilities)
+        return Recognition(self.hparams.decode(encoding.log_probs)[0], label, probabilities)
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:  # type: ignore[override]
         """As `classify_batch`."""

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from speechbrain.inference.interfaces import Pretrained
 
 from ser_plugins import audio, cli
+from ser_plugins.contracts import Encoder, Encoding, Frames
+from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer, load_encoder
@@ -141,6 +143,95 @@ def test_the_shipped_encoder_transcribes(files):
     direct = DeepSpeech2.from_pretrained()(samples, torch.tensor([samples.shape[1]]))
     torch.testing.assert_close(encoding.log_probs.data, direct.log_probs.data, rtol=0, atol=0)
     assert math.isclose(encoding.log_probs.data[0, 0].exp().sum(), 1, abs_tol=1e-5)
+
+
+# Files of any length
+
+
+class Local(Encoder):
+    """An encoder whose steps of 40 ms hear 200 ms around them, over 3 tokens."""
+
+    rate, layer_dims = 25.0, (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.output = torch.nn.Conv1d(1, 3, 3200, stride=640, padding=1600)
+        self.heard = []
+
+    @classmethod
+    def from_pretrained(cls, source=None):
+        return cls()
+
+    def forward(self, waveforms, lengths):
+        self.heard.append(waveforms.shape[1])
+        frames = Frames(self.output(waveforms.unsqueeze(1)).transpose(1, 2).log_softmax(2), lengths // 640 + 1, 25.0)
+        return Encoding((frames,), frames)
+
+    def decode(self, log_probs):
+        return ["".join(map(str, item.argmax(dim=1).tolist())) for item in log_probs.unpad()]
+
+    fingerprint = "local"
+
+
+@pytest.fixture
+def local():
+    torch.manual_seed(0)
+    encoder = Local().freeze()
+    return SpeechRecognizer({"encoder": encoder}, {"decode": encoder.decode}, {"device": "cpu"})
+
+
+@pytest.mark.parametrize(("seconds", "pieces"), [(0.5, 1), (8.0, 1), (8.01, 2), (10.0, 2), (10.04, 3), (23.456, 9)])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_the_pieces_of_a_long_file_give_its_steps(local, tmp_path, rate, seconds, pieces):
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, round(seconds * rate))
+    soundfile.write(tmp_path / "long.wav", noise, rate, subtype="FLOAT")
+    whole = local.encode_batch(local.load_audio(tmp_path / "long.wav").unsqueeze(0)).log_probs
+    local.mods.encoder.heard.clear()
+    found = local.encode_file(tmp_path / "long.wav", chunk=8.0)
+    assert len(local.mods.encoder.heard) == pieces
+    assert max(local.mods.encoder.heard) <= 8 * 16000
+    assert found.lengths.tolist() == whole.lengths.tolist()
+    torch.testing.assert_close(found.data, whole.data, rtol=0, atol=0 if pieces == 1 else 1e-5)
+    assert local.transcribe_file(tmp_path / "long.wav", chunk=8.0) == local.transcribe_file(tmp_path / "long.wav")
+
+
+def test_a_chunk_is_longer_than_its_contexts(local, files):
+    with pytest.raises(OptionError, match=r"chunk 6\.0 s: it must be above 6 s, of which 3 s at either end"):
+        local.transcribe_file(next(iter(files.values())), chunk=6.0)
+
+
+@pytest.mark.parametrize("strides", [(2, 1), (2, 2)])
+def test_a_long_file_has_as_many_steps_of_the_recogniser_as_in_one_piece(tmp_path, strides):
+    encoder = DeepSpeech2(units=4, num_layers=1, channels=1, time_strides=strides).freeze()
+    recognizer = SpeechRecognizer({"encoder": encoder}, {}, {"device": "cpu"})
+    for samples in (160000, 160001, 160639, 160640, 199999):
+        soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, samples), 16000)
+        found = recognizer.encode_file(tmp_path / "long.wav", chunk=7.0)
+        assert found.lengths.tolist() == encoder.steps(torch.tensor([samples])).tolist()
+
+
+def test_a_short_file_is_one_piece(tiny_encoder, files, passes):
+    recognizer, path = SpeechRecognizer.from_hparams(tiny_encoder), next(iter(files.values()))
+    found = recognizer.encode_file(path)
+    wanted = recognizer.encode_batch(recognizer.load_audio(path).unsqueeze(0)).log_probs
+    assert torch.equal(found.data, wanted.data)
+    assert recognizer.transcribe_file(path) == recognizer.mods.encoder.decode(wanted)[0]
+    assert passes == [1, 1, 1]
+
+
+def test_transcripts_by_beam_search(runs, tiny_encoder, files, capsys):
+    """By the class and the command; an emotion has one too."""
+    path = str(next(iter(files.values())))
+    encoder = DeepSpeech2.from_pretrained(tiny_encoder)
+    samples = torch.from_numpy(audio.read(path)).unsqueeze(0)
+    wanted = BeamSearch(encoder.tokenizer, 4)(encoder(samples, torch.tensor([samples.shape[1]])).log_probs)[0]
+    assert SpeechRecognizer.from_hparams(tiny_encoder, beam_size=4).transcribe_file(path) == wanted
+    assert EmotionRecognizer.from_hparams(runs["mp"], beam_size=4).transcribe_and_classify_file(path).text == wanted
+    words = ["transcribe", path, "--encoder", str(tiny_encoder), "--beam_size"]
+    assert cli.main([*words, "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == wanted
+    assert cli.main([*words, "-4"]) == 2
+    assert "ser: error: beam_size -4: it must be a whole number, 0" in capsys.readouterr().err
 
 
 # Folders that are none
