@@ -15,7 +15,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import ser_plugins
-from ser_plugins import audio, augment, experiment, registry
+from ser_plugins import audio, augment, decoding, experiment, registry
 from ser_plugins.contracts import SAMPLE_RATE, Frames, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
@@ -49,7 +49,8 @@ Utterance = tuple[str, torch.Tensor, torch.Tensor, str, float]
 
 # What may change when a run goes on; the chosen schedule's arguments may not, and of one cycle epochs are one.
 NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs", "optimizers",
-                "schedules", "train_data", "test_data", "ckpt_interval_minutes", "monitor", "tokenizer_file")
+                "schedules", "train_data", "test_data", "ckpt_interval_minutes", "monitor", "tokenizer_file",
+                *decoding.RULES)
 TOKENS = ("characters", "unigram", "bpe")
 MONITORS = ("tensorboard", "wandb")
 RULES: experiment.Rules = {
@@ -67,6 +68,7 @@ RULES: experiment.Rules = {
     "tokens": (lambda value: value in TOKENS, f"one of {', '.join(TOKENS)}"),
     "vocabulary": (lambda value: value >= 2, "2 or more"),
     "monitor": (lambda value: value in (None, *MONITORS), f"one of {', '.join(MONITORS)}, or null"),
+    **decoding.RULES,
 }
 
 
@@ -141,7 +143,7 @@ class ASRBrain(sb.Brain):
             weights = batch["weights"].to(self.device)
             # the gradient is averaged over the processes, the loss over the utterances of all
             return (losses * weights).sum() * WORLD_SIZE / total(weights.sum())
-        found = self.hparams.encoder.decode(predictions)
+        found = zip(*(decode(predictions) for decode in self.decoders.values()), strict=True)
         self.outcome += zip(batch["ids"], found, batch["texts"], losses.tolist(), strict=True)
         return losses.mean()
 
@@ -167,7 +169,10 @@ class ASRBrain(sb.Brain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """An epoch's randomness depends on the seed and its number alone, so that a resumed run repeats it."""
-        self.outcome: list[tuple[str, str, str, float]] = []
+        self.outcome: list[tuple[str, tuple[str, ...], str, float]] = []
+        self.decoders = {"": self.hparams.encoder.decode}  # what the names of its error rates end in → decoder
+        if stage == sb.Stage.TEST and self.hparams.beam_size:
+            self.decoders["_beam"] = self.beam_search
         if stage == sb.Stage.TRAIN:
             assert epoch is not None
             self.epoch = self.train_data.epoch = epoch
@@ -178,12 +183,12 @@ class ASRBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_loss = total(torch.tensor(stage_loss, device=self.device)).item() / WORLD_SIZE
             return
-        self.words, self.characters = ErrorRateStats(), ErrorRateStats()
         ids, found, wanted, losses = zip(*gathered(self.outcome), strict=True)
-        for errors, divide in ((self.words, str.split), (self.characters, list)):
-            errors.append(ids, [divide(text) for text in found], [divide(text) for text in wanted])
-        stats = {"loss": sum(losses) / len(losses), "CER": self.characters.summarize("error_rate"),
-                 "WER": self.words.summarize("error_rate")}
+        self.errors = {f"{rate}{ending}": error_rate(divide, ids, texts, wanted)
+                       for ending, texts in zip(self.decoders, zip(*found, strict=True), strict=True)
+                       for rate, divide in (("CER", list), ("WER", str.split))}
+        stats = {"loss": sum(losses) / len(losses)} | {
+            name: errors.summarize("error_rate") for name, errors in self.errors.items()}
         if stage == sb.Stage.VALID:
             rate = self.optimizer.param_groups[0]["lr"]
             self.hparams.train_logger.log_stats({"epoch": epoch, "lr": f"{rate:.2e}"}, {"loss": self.train_loss}, stats)
@@ -218,6 +223,14 @@ def gathered(items: list[Any]) -> list[Any]:
         parts = [[] for _ in range(WORLD_SIZE)]
         torch.distributed.all_gather_object(parts, items)
     return sorted(item for part in parts for item in part)
+
+
+def error_rate(divide: Callable[[str], list[str]], ids: Sequence[str], found: Sequence[str],
+               wanted: Sequence[str]) -> ErrorRateStats:
+    """SpeechBrain's error rate of transcripts, by words or by characters."""
+    errors = ErrorRateStats()
+    errors.append(ids, [divide(text) for text in found], [divide(text) for text in wanted])
+    return errors
 
 
 def monitor(name: str | None, folder: Path) -> TrainLogger | None:
@@ -362,6 +375,8 @@ def main(argv: Sequence[str]) -> None:
     exp = experiment.load(argv)
     values = exp.values
     experiment.check_values(values, RULES)
+    decode_options = {key: values[key] for key in decoding.RULES}
+    decoding.check(**decode_options)
     for part in ("train_data", "test_data"):
         check_corpora(values[part], values["data_folder"])
     settings, folder = run_settings(exp), Path(values["output_folder"])
@@ -388,6 +403,7 @@ def main(argv: Sequence[str]) -> None:
     brain = ASRBrain({"encoder": encoder}, hparams["optimizers"][hparams["optimizer"]], hparams, exp.run_opts,
                      hparams["checkpointer"])
     brain.monitor = monitor(hparams["monitor"], folder)
+    brain.beam_search = decoding.decoder(encoder, **decode_options)
     brain.train_data, brain.train_batches = data, training_batches(train_rows, values)
     train = SaveableDataLoader(data, batch_sampler=brain.train_batches, collate_fn=ASRDataset.collate,
                                num_workers=hparams["num_workers"])
@@ -408,17 +424,25 @@ def main(argv: Sequence[str]) -> None:
 def export(brain: ASRBrain, hparams: dict[str, Any], utterances: int, hours: float, tested: int) -> None:
     """Writes ``encoder/`` and the error rates of the test set with their alignments."""
     folder = Path(hparams["output_folder"])
-    for name, stats in (("cer", brain.characters), ("wer", brain.words)):
-        with open(folder / f"{name}_test.txt", "w", encoding="utf-8") as file:
-            stats.write_stats(file)
+    for old in folder.glob("[cw]er_test_beam.txt"):  # of an earlier test
+        old.unlink()
+    for name, errors in brain.errors.items():
+        rate, beam, _ = name.lower().partition("_beam")
+        with open(folder / f"{rate}_test{beam}.txt", "w", encoding="utf-8") as file:
+            errors.write_stats(file)
     train, test = (" and ".join(f"{one['corpus']} {json.dumps(one.get('options', {}))}" for one in hparams[part])
                    for part in ("train_data", "test_data"))
     notes = {"train": f"{train}: {utterances} utterances, {hours:.2f} h",
              "test": f"{test}: {tested} utterances, greedy decoding",
-             "CER": round(brain.test_stats["CER"], 2), "WER": round(brain.test_stats["WER"], 2),
+             **{name: round(brain.test_stats[name], 2) for name in brain.errors},
              "epochs": hparams["epoch_counter"].current}
+    if hparams["beam_size"]:
+        notes["beam"] = f"{hparams['beam_size']} texts" + (
+            f", language model {Path(hparams['lm']).name} with weight {hparams['lm_weight']:g}, word bonus "
+            f"{hparams['word_bonus']:g}" if hparams["lm"] else "")
     hparams["encoder"].save(folder / "encoder", notes)
-    print(f"\ntest CER {notes['CER']} %, WER {notes['WER']} %\nencoder: {folder / 'encoder'}")
+    rates = ", ".join(f"{name.replace('_', ' by ')} {notes[name]} %" for name in brain.errors)
+    print(f"\ntest {rates}\nencoder: {folder / 'encoder'}")
 
 
 if __name__ == "__main__":

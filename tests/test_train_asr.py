@@ -21,6 +21,7 @@ import train_asr
 from ser_plugins import audio
 from ser_plugins.contracts import Frames
 from ser_plugins.corpora.manifest import Row
+from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, SerError
 from ser_plugins.text import character_tokenizer, normalize_text
@@ -181,8 +182,7 @@ def objective(frames, tokens, stage, weights=(1.0, 1.0)):
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(item) for item in tokens], batch_first=True)
     batch = {"ids": ("first", "second"), "texts": ("A", "B"), "tokens": padded, "token_lengths": lengths,
              "weights": torch.tensor(weights)}
-    decoder = SimpleNamespace(decode=lambda log_probs: ["A", "B"])
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(encoder=decoder), outcome=[])
+    brain = SimpleNamespace(device="cpu", decoders={"": lambda log_probs: ["A", "B"]}, outcome=[])
     return train_asr.ASRBrain.compute_objectives(brain, frames, batch, stage)
 
 
@@ -269,6 +269,33 @@ def test_error_rates_are_those_of_the_transcripts(trained, librispeech):
         assert (folder / f"{kind}_test.txt").read_text().startswith(first)
 
 
+def test_a_run_that_has_ended_is_tested_again_by_beam_search(train, trained, librispeech, tmp_path):
+    """Nothing is trained; greedy error rates stay, those by beam search are of its transcripts."""
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "run")
+    brain = train(tmp_path / "run", "--number_of_epochs", "2", "--beam_size", "4")
+    encoder = brain.hparams.encoder.eval()
+    search, errors, total = BeamSearch(encoder.tokenizer, 4), 0, 0
+    for line in (librispeech / "test-clean-5spk/12/1/12-1.trans.txt").read_text().splitlines():
+        name, _, wanted = line.partition(" ")
+        samples = torch.from_numpy(audio.read(librispeech / f"test-clean-5spk/12/1/{name}.flac")).unsqueeze(0)
+        with torch.no_grad():
+            (found,) = search(encoder(samples, torch.tensor([samples.shape[1]])).log_probs)
+        errors, total = errors + distance(found, wanted), total + len(wanted)
+    assert (tmp_path / "run/cer_test_beam.txt").read_text().startswith(
+        f"%WER {100 * errors / total:.2f} [ {errors} / {total},")
+    assert brain.test_stats["CER_beam"] == pytest.approx(100 * errors / total)
+    for name in ("cer_test.txt", "wer_test.txt"):
+        assert (tmp_path / "run" / name).read_text() == (folder / name).read_text()
+    log = (tmp_path / "run/train_log.txt").read_text().splitlines()
+    assert [line.partition(":")[0] for line in log] == ["epoch", "epoch", "epoch loaded", "epoch loaded"]
+    notes = json.loads((tmp_path / "run/encoder/encoder.json").read_text())["notes"]
+    assert notes["beam"] == "4 texts"
+    assert notes["CER_beam"] == round(brain.test_stats["CER_beam"], 2)
+    train(tmp_path / "run", "--number_of_epochs", "2")
+    assert not list((tmp_path / "run").glob("*_beam.txt"))
+
+
 def test_the_exported_encoder_is_the_trained_one(trained):
     folder, brain = trained
     loaded = DeepSpeech2.from_pretrained(folder / "encoder")
@@ -328,13 +355,13 @@ def test_two_processes_learn_what_one_does(train, librispeech, tmp_path):
     """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which one process may have none."""
     for words in (("--batch_size", "6"), ("--dynamic_batching", "true", "--max_batch_length", "2.2")):
         words = (*words, "--number_of_epochs", "2", "--spec_augment", "false", "--optimizer", "sgd", "--lr",
-                 "0.0003")
+                 "0.0003", "--beam_size", "3")
         alone, shared = tmp_path / f"alone{words[1]}", tmp_path / f"shared{words[1]}"
         train(alone, *words)
         done = in_processes(2, librispeech, shared, *words)
         assert done.returncode == 0, done.stderr
         torch.testing.assert_close(weights(shared)["encoder"], weights(alone)["encoder"], rtol=1e-4, atol=1e-5)
-        for name in ("train_log.txt", "cer_test.txt", "wer_test.txt"):
+        for name in ("train_log.txt", "cer_test.txt", "wer_test.txt", "cer_test_beam.txt", "wer_test_beam.txt"):
             assert (shared / name).read_text() == (alone / name).read_text()
 
 
@@ -388,6 +415,8 @@ def test_what_is_wrong_is_told_before_the_folder_is_taken(train, librispeech, tm
                            (("--train_data", "[{corpus: librispech, folder: x}]"), "no corpus 'librispech'"),
                            (("--train_data", "[{folder: x}]"), "a corpus is {corpus: NAME, folder: FOLDER"),
                            (("--data_folder", "null"), "where is corpus 'librispeech'\\? give --data_folder"),
+                           (("--beam_size", "-1"), "--beam_size -1: it must be a whole number, 0"),
+                           (("--lm", "words.arpa"), "greedy decoding takes no language model; give a beam_size"),
                            (("--tempo", "[2, 1]"), r"--tempo \[2, 1\]: it must be two numbers, or null")):
         with pytest.raises(SerError, match=message):
             train(tmp_path / "run", *words)
