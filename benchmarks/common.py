@@ -1,18 +1,23 @@
-"""What the benchmarks share: the line about the machine, tables in Markdown, the command line."""
+"""What the benchmarks share: the line about the machine, tables in Markdown, the command line, memory of a process."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
 RECIPES = Path(__file__).parents[1] / "recipes"
+KILOBYTE = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss, bytes
 
 
 def describe() -> str:
@@ -44,3 +49,17 @@ def command_line() -> tuple[list[str], list[str]]:
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     return given[:cut], given[cut + 1:]
+
+
+def peak() -> float:
+    """Peak resident memory of this process, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE / 1e6
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """The function's result. This process only imports, so that its own memory is less than any child's.
+
+    That matters: Linux counts the parent's peak as the child's until the child has its own program.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()

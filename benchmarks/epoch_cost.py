@@ -11,27 +11,16 @@ recipes/train_ser.py.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import torch
 from all_folds import precompute
-from common import command_line, cores, describe, table
+from common import command_line, cores, describe, in_fresh_process, peak, table
 from timed_training import Timing, train
 
 from ser_plugins.errors import SerError
-
-KILOBYTE = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss, bytes
-
-
-def peak() -> float:
-    """Peak resident memory of this process, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE / 1e6
 
 
 def measure(system: str, options: Sequence[str], epochs: int, threads: int) -> tuple[Timing, float, float]:
@@ -39,15 +28,6 @@ def measure(system: str, options: Sequence[str], epochs: int, threads: int) -> t
     torch.set_num_threads(threads)
     before = peak()
     return train(system, options, epochs), before, peak()
-
-
-def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """The function's result. This process only imports, so that its own memory is less than any child's.
-
-    That matters: Linux counts the parent's peak as the child's until the child has its own program.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
 
 
 def main() -> None:

@@ -269,10 +269,10 @@ def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: flo
     """
     assert encoder.tokenizer is not None
     kept, left_out, foreign = [], Counter[str](), Counter[str]()
-    for row in rows:
+    all_steps = encoder.steps(torch.tensor([int(row.duration * SAMPLE_RATE / fastest) for row in rows])).tolist()
+    for row, steps in zip(rows, all_steps, strict=True):
         tokens = encoder.tokenizer.encode(normalize_text(row.text))
         repeats = sum(first == second for first, second in pairwise(tokens))
-        steps = int(encoder.steps(torch.tensor([int(row.duration * SAMPLE_RATE / fastest)])))
         foreign.update(foreign_characters(row.text))
         if row.duration > max_duration:
             left_out[f"over {max_duration:g} s"] += 1
@@ -350,6 +350,12 @@ def run_settings(exp: experiment.Experiment) -> dict[str, Any]:
         "run_options": exp.decisive_options, "version": ser_plugins.__version__}
 
 
+def data_fingerprint(rows: Mapping[str, Sequence[manifest.Row]]) -> str:
+    """Hash of all that decides a run's numbers in the rows of each part; their order does not."""
+    return fingerprint({part: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[part])
+                        for part in rows}, {})
+
+
 def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> experiment.Shares:
     """This process's share of the batches.
 
@@ -387,8 +393,7 @@ def main(argv: Sequence[str]) -> None:
     parts = {part: joined(values[f"{part}_data"], values["data_folder"], folder / f"manifest_{part}")
              for part in ("train", "test")}
     rows = {part: [row for one in corpora for row in one] for part, corpora in parts.items()}
-    said = {part: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[part]) for part in rows}
-    claim(args=(folder, {**settings, "data": fingerprint(said, {})}, False))
+    claim(args=(folder, {**settings, "data": data_fingerprint(rows)}, False))
     first_rows, valid_rows = speaker_split(parts["train"][0], values["valid_speakers"])
     train_rows = first_rows + [row for one in parts["train"][1:] for row in one]
 

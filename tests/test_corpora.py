@@ -134,6 +134,9 @@ def test_csv_of_another_encoding_or_without_rows(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("id,path,speaker,emotion\nä".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
         CSV().read(tmp_path)
+    write_csv(tmp_path, 'id,path,speaker,emotion\n"a,' + "x\n" * 99999)
+    with pytest.raises(DataError, match="is no CSV text: field larger .*; is a quotation mark left open"):
+        CSV().read(tmp_path)
     write_csv(tmp_path, "id,path,speaker,emotion\n")
     with pytest.raises(DataError, match="holds no utterance"):
         manifest.prepare("csv", tmp_path, tmp_path / "out")

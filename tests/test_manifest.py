@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from dataclasses import replace
+import pickle
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,23 @@ def test_relative_paths_are_relative_to_the_manifest(tmp_path):
     assert manifest.load(tmp_path / "m.csv")[0].path == tmp_path / "audio/a.wav"
 
 
+def test_a_path_is_a_path_whatever_it_was_made_from():
+    made = manifest.Row("a", "/x/a.wav", 0.0, 1.5, 1.5, 16000, "S1", emotion="anger")
+    assert made == row()
+    assert hash(made) == hash(row())
+    assert made.path == Path("/x/a.wav")
+    assert pickle.loads(pickle.dumps(made)) == replace(made, path=Path("/x/a.wav")) == row()
+    assert "path=PosixPath('/x/a.wav')" in repr(made)
+    with pytest.raises(FrozenInstanceError):
+        made.path = Path("/x/b.wav")
+
+
 @pytest.mark.parametrize(("content", "message"), [
     ("id,path\n", "columns start, end, .* are missing"),
     (",".join(manifest.COLUMNS) + "\n", "has no rows"),
     (",".join(manifest.COLUMNS) + "\na,a.wav,zero,1,1,16000,S,,,x,\n", "line 2: malformed row .*zero"),
-    (",".join(manifest.COLUMNS) + "\na,a.wav,0\n", "line 2: malformed row"),
+    (",".join(manifest.COLUMNS) + "\na,a.wav,0\n", r"line 2: malformed row \(3 of 11 columns\)"),
+    (",".join(manifest.COLUMNS) + '\n"a,' + "x\n" * 99999, r"m\.csv is no CSV text: .*; is a quotation mark left open"),
 ])
 def test_malformed_manifests_are_refused(tmp_path, content, message):
     (tmp_path / "m.csv").write_text(content)
@@ -62,9 +75,10 @@ def test_malformed_manifests_are_refused(tmp_path, content, message):
 def test_missing_and_binary_manifests_are_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         manifest.load(tmp_path / "no.csv")
-    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not UTF-8"):
-        manifest.load(tmp_path / "b.csv")
+    for content in (b"\xff\xfe\x00", ",".join(manifest.COLUMNS).encode() + b"\na,caf\xe9.wav,0,1,1,16000,S,,,x,\n"):
+        (tmp_path / "b.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"b\.csv is not UTF-8 text: .*can't decode byte 0x"):
+            manifest.load(tmp_path / "b.csv")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -68,11 +68,14 @@ class CSV(Corpus):
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
         _check_columns(reader.fieldnames or [], path)
         utterances, faults = [], Faults()
-        for record in reader:
-            try:
-                utterances.append(_utterance(record, path.parent))
-            except ValueError as error:
-                faults.add("malformed rows", f"line {reader.line_num}: {error}")
+        try:
+            for record in reader:
+                try:
+                    utterances.append(_utterance(record, path.parent))
+                except ValueError as error:
+                    faults.add("malformed rows", f"line {reader.line_num}: {error}")
+        except csv.Error as error:
+            raise DataError(f"{path} is no CSV text: {error}; is a quotation mark left open?") from error
         faults.raise_any(str(path))
         self.labels = {**{utterance.emotion: utterance.emotion for utterance in utterances}, **self.labels}
         return utterances

@@ -13,9 +13,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,6 +33,19 @@ logger = logging.getLogger(__name__)
 
 MIN_DURATION = 0.050  # s; shorter holds no syllable, and a change of tempo needs 40 ms
 DECIMALS = 6  # of seconds: finer than a sample at any usual rate
+
+
+class PathWhenRead:
+    """A field of a dataclass that takes text or a `Path`, and is a `Path` each time it is read.
+
+    Of a large manifest, making them all would take longer than the rest of `load`, and half the memory.
+    """
+
+    def __get__(self, row: Any, _: type | None = None) -> Any:
+        return self if row is None else Path(row._path)
+
+    def __set__(self, row: Any, value: str | Path) -> None:
+        object.__setattr__(row, "_path", value)  # a row is frozen
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class Row:
     text: str = ""
 
 
+Row.path = PathWhenRead()  # type: ignore[assignment]
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -85,9 +101,12 @@ def write(rows: Iterable[Row], path: str | Path) -> None:
     """
 
     def content(file: IO[str]) -> None:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**asdict(row), "path": Path(row.path).absolute()} for row in rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        columns = attrgetter(*COLUMNS)
+        for row in rows:
+            name, audio_path, *others = columns(row)
+            writer.writerow([name, audio_path.absolute(), *others])
 
     write_atomically(Path(path), content)
 
@@ -108,31 +127,35 @@ def load(path: str | Path) -> list[Row]:
     path = Path(path)
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path} is no manifest: columns {', '.join(missing)} are missing; "
-                                "`ser prepare csv` completes a hand-written one")
-            folder = path.parent.absolute()
-            rows = [_row(record, folder, f"{path}, line {reader.line_num}") for record in reader]
+            rows = list(_rows(csv.reader(file), path))
     except OSError as error:
         raise DataError(f"manifest {path} cannot be read: {error.strerror}; `ser prepare` makes one") from error
     except UnicodeDecodeError as error:
         raise DataError(f"manifest {path} is not UTF-8 text: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"manifest {path} is no CSV text: {error}; is a quotation mark left open?") from error
     if not rows:
         raise DataError(f"manifest {path} has no rows")
     return rows
 
 
-def _row(record: dict[str, str], folder: Path, where: str) -> Row:
-    try:
-        return Row(
-            record["id"], folder / record["path"], float(record["start"]), float(record["end"]),
-            float(record["duration"]), int(record["sample_rate"]), record["speaker"], record["session"],
-            record["gender"], record["emotion"], record["text"],
-        )
-    except (TypeError, ValueError) as error:  # TypeError: the line is shorter than the header
-        raise DataError(f"{where}: malformed row ({error})") from error
+def _rows(reader: Any, path: Path) -> Iterator[Row]:
+    """The rows that a CSV reader gives of the file ``path``."""
+    folder = path.parent.absolute()
+    header: list[str] = next(reader, [])
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise DataError(f"{path} is no manifest: columns {', '.join(missing)} are missing; "
+                        "`ser prepare csv` completes a hand-written one")
+    chosen = itemgetter(*map(header.index, COLUMNS))
+    for record in filter(None, reader):
+        try:
+            name, audio_path, start, end, duration, rate, *texts = chosen(record)
+            located: Any = os.path.join(folder, audio_path)  # a Path when it is read
+            yield Row(name, located, float(start), float(end), float(duration), int(rate), *texts)
+        except (IndexError, ValueError) as error:
+            reason = f"{len(record)} of {len(header)} columns" if isinstance(error, IndexError) else error
+            raise DataError(f"{path}, line {reader.line_num}: malformed row ({reason})") from error
 
 
 def prepare(corpus: str, folder: str | Path, out_dir: str | Path, options: Mapping[str, Any] | None = None) -> Path:
