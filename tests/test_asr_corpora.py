@@ -1,4 +1,4 @@
-"""The readers of tedlium, voxforge and kaldi on made trees of the true layouts, sound and faulty."""
+"""The readers of librispeech, tedlium, voxforge and kaldi on made trees of the true layouts, sound and faulty."""
 
 import io
 import random
@@ -10,13 +10,15 @@ import pytest
 import soundfile
 
 from ser_plugins import testing
-from ser_plugins.corpora import voxforge
+from ser_plugins.corpora import manifest, voxforge
 from ser_plugins.corpora.kaldi import Kaldi
+from ser_plugins.corpora.librispeech import LibriSpeech
 from ser_plugins.corpora.tedlium import TEDLIUM, parse_line, plain_text
 from ser_plugins.corpora.voxforge import VoxForge
 from ser_plugins.errors import DataError, OptionError
 
-READERS = {"kaldi": (Kaldi, "wav.scp"), "tedlium": (TEDLIUM, "train/stm"), "voxforge": (VoxForge, r"\*/etc/PROMPTS")}
+READERS = {"kaldi": (Kaldi, "wav.scp"), "librispeech": (LibriSpeech, "train-clean-5"),
+           "tedlium": (TEDLIUM, "train/stm"), "voxforge": (VoxForge, r"\*/etc/PROMPTS")}
 
 
 def write(path, content):
@@ -48,6 +50,61 @@ def test_another_layout_is_told_with_the_first_missing_path(tmp_path, name):
 def test_a_single_name_is_a_list_of_one():
     assert TEDLIUM("train-x").splits == ("train-x",)
     assert Kaldi("data/train").parts == ("data/train",)
+
+
+# LibriSpeech
+
+
+@pytest.fixture
+def chapters(tmp_path, tone):
+    write(tmp_path / "SPEAKERS.TXT", ";ID |SEX| SUBSET\n61   | M | dev | 8.0 | Ünal\n\n")
+    write(tmp_path / "dev/61/1/61-1.trans.txt", "61-1-0 A TONE\n\n61-1-1  Ça  va\u2028 \n")
+    for name in ("61-1-0", "61-1-1"):
+        tone(tmp_path / f"dev/61/1/{name}.flac", seconds=0.1)
+    return tmp_path
+
+
+def test_librispeech(chapters):
+    found = LibriSpeech("dev").read(chapters)
+    assert [(item.id, item.speaker, item.gender, item.text) for item in found] == [
+        ("61-1-0", "61", "male", "A TONE"), ("61-1-1", "61", "male", "Ça  va")]
+    (chapters / "SPEAKERS.TXT").unlink()
+    assert [item.gender for item in LibriSpeech("dev").read(chapters)] == ["", ""]
+
+
+def test_all_faults_of_chapters_are_told_at_once(chapters):
+    speakers = write(chapters / "SPEAKERS.TXT", b"61 | M\n7\n8 | X | Andr\xe9\n")
+    bad = write(chapters / "dev/61/2/61-2.trans.txt", b"61-2-0 caf\xe9\n61-2-1\n61-2-2 \n")
+    empty = write(chapters / "dev/7/1/7-1.trans.txt", "")
+    with pytest.raises(DataError) as caught:
+        LibriSpeech("dev").read(chapters)
+    assert str(caught.value) == "\n".join([
+        f"7 faults in {chapters / 'dev'}",
+        "malformed lines (2):",
+        f"  {speakers}, line 2: expected 'speaker | F or M | …', found '7'",
+        f"  {speakers}, line 3: expected 'speaker | F or M | …', found '8 | X | Andr\ufffd'",
+        "lines that are not UTF-8: convert the file (2):",
+        f"  {speakers}, line 3: byte 0xe9",
+        f"  {bad}, line 1: byte 0xe9",
+        "empty transcripts (2):",
+        f"  {bad}, line 2: 61-2-1",
+        f"  {bad}, line 3: 61-2-2",
+        "files without lines (1):",
+        f"  {empty}",
+    ])
+
+
+def test_audio_that_a_chapter_lacks_is_told_with_its_published_name(chapters):
+    (chapters / "dev/61/1/61-1-1.flac").unlink()
+    with pytest.raises(DataError, match=r"missing files \(1\):\n  .*dev/61/1/61-1-1\.flac$"):
+        manifest.prepare("librispeech", chapters, chapters / "out", {"splits": "dev"})
+
+
+def test_a_transcript_that_cannot_be_read_is_named(chapters):
+    (chapters / "dev/61/1/61-1.trans.txt").unlink()
+    (chapters / "dev/61/1/61-1.trans.txt").mkdir()
+    with pytest.raises(DataError, match=r"61-1\.trans\.txt cannot be read: Is a directory"):
+        LibriSpeech("dev").read(chapters)
 
 
 # TED-LIUM
@@ -397,6 +454,21 @@ def test_a_folder_that_cannot_be_made_is_told(archives, tmp_path):
         VoxForge(extract=tmp_path / "file").read(archives)
 
 
+def test_empty_prompts_are_told(submissions):
+    write(submissions / "collection/etc/PROMPTS", b"")
+    with pytest.raises(DataError, match=r"(?s)^1 faults.*submissions without prompts \(1\):.*PROMPTS is empty$"):
+        VoxForge().read(submissions)
+
+
+def test_prompts_that_cannot_be_read_are_named(submissions, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(DataError, match=r"etc/\w+ cannot be read: Permission denied"):
+        VoxForge().read(submissions)
+
+
 # Kaldi
 
 def write_kaldi(part, **files):
@@ -447,6 +519,22 @@ def test_a_file_that_cannot_be_read_is_named(data):
     (data / "train/text").unlink()
     (data / "train/text").mkdir()
     with pytest.raises(DataError, match="train/text cannot be read: Is a directory"):
+        Kaldi("train").read(data)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("text", r"utterances without a line in text \(3\)"), ("utt2spk", r"utterances without a line in utt2spk \(3\)"),
+    ("wav", r"lines of text without audio \(3\)")])
+def test_an_empty_file_of_a_data_folder_is_told(data, name, message):
+    write_kaldi(data / "train", **{name: b""})
+    with pytest.raises(DataError, match=message):
+        Kaldi("train").read(data)
+
+
+@pytest.mark.parametrize("name", ["text", "utt2spk", "wav.scp"])
+def test_a_missing_file_of_a_data_folder_is_told(data, name):
+    (data / "train" / name).unlink()
+    with pytest.raises(DataError, match=f"first missing path: {data / 'train' / name}$"):
         Kaldi("train").read(data)
 
 

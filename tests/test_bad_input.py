@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ser_plugins import experiment
 from ser_plugins.errors import DataError, OptionError, PluginError, SerError
 from ser_plugins.files import write_atomically
+from ser_plugins.text import subword_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -270,9 +271,15 @@ def not_finite(folder):
     save_file(weights, folder / "weights.safetensors")
 
 
+def other_tokenizer(folder):
+    model = subword_tokenizer(["A TONE", "A TALL BALL"], "bpe", 12)
+    (folder / "tokenizer.model").write_bytes(model)
+
+
 @pytest.mark.parametrize(("spoil", "error", "message"), [
     (cut, DataError, r"weights\.safetensors is corrupt: "),
     (other_shape, DataError, r"weights\.safetensors does not fit encoder\.json: .* has shape \(.*\), expected \("),
+    (other_tokenizer, DataError, r"weights\.safetensors has 29 outputs, but tokenizer\.model beside it 12 pieces"),
     (not_finite, DataError, r"does not fit encoder\.json: output\.weight is not finite"),
     (lambda folder: (folder / "weights.safetensors").unlink(), DataError, r"weights\.safetensors is missing"),
     (lambda folder: (folder / "encoder.json").write_text("{"), DataError, r"encoder\.json is corrupt"),

@@ -135,7 +135,7 @@ def test_csv_of_another_encoding_or_without_rows(tmp_path):
     with pytest.raises(DataError, match="not UTF-8"):
         CSV().read(tmp_path)
     write_csv(tmp_path, 'id,path,speaker,emotion\n"a,' + "x\n" * 99999)
-    with pytest.raises(DataError, match="is no CSV text: field larger .*; is a quotation mark left open"):
+    with pytest.raises(DataError, match=r"is no CSV text: field larger .*; is a quotation mark left open"):
         CSV().read(tmp_path)
     write_csv(tmp_path, "id,path,speaker,emotion\n")
     with pytest.raises(DataError, match="holds no utterance"):

@@ -448,12 +448,15 @@ def test_a_folder_in_use(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [
     ([1, 2], r"holds a list; expected a mapping with hidden_size, .* \(.pth\), or with hyper_parameters and state_di"),
     (network("gru"), r"the file has no hidden_size, .*, state_dict, but conv\.seq_module\.0\.weight, .* more; expe"),
+    ({name: value for name, value in package().items() if name not in ("labels", "audio_conf")},
+     r"the file has no audio_conf, labels, but .*state_dict.*; expected a mapping with hidden_size"),
+    ({"hyper_parameters": {}}, "the file has no state_dict, but hyper_parameters; expected"),
     ({}, "the file has no hidden_size, .* but nothing; expected"),
     ({"state_dict": {}, "hyper_parameters": {}}, "hyper_parameters has no labels, model_cfg, spect_cfg, but nothing"),
     ({"state_dict": {}, "hyper_parameters": 3}, "hyper_parameters is a int; expected a mapping with"),
     (package(state_dict=7), "state_dict is a int; expected"),
     (package(state_dict={"conv": "text"}), "state_dict holds no tensors under conv"),
-], ids=["list", "weights", "empty", "hyper", "number", "state", "text"])
+], ids=["list", "weights", "some", "no weights", "empty", "hyper", "number", "state", "text"])
 def test_another_layout(tmp_path, content, message):
     refused(tmp_path, content, message)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ser_plugins.contracts import Corpus, Utterance
-from ser_plugins.corpora.layout import audio_files, require
+from ser_plugins.corpora.faults import Faults
+from ser_plugins.corpora.layout import audio_files, numbered_lines, require
 from ser_plugins.errors import DataError
 
 GENDERS: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
@@ -33,37 +34,52 @@ class LibriSpeech(Corpus):
     def __init__(self, splits: str | Sequence[str] = ("train-clean-5",)):
         self.splits = (splits,) if isinstance(splits, str) else tuple(splits)
 
-    def read(self, folder: Path) -> Iterator[Utterance]:
+    def read(self, folder: Path) -> list[Utterance]:
         """Lists the utterances of the splits.
 
         Raises
         ------
         DataError
-            A split is missing or of another layout, or a transcribed utterance has no audio.
+            A split is missing or of another layout, or its files are faulty (all faults are named by file and line).
         """
-        genders = speaker_genders(folder / "SPEAKERS.TXT")
+        faults = Faults()
+        genders = speaker_genders(folder / "SPEAKERS.TXT", faults)
+        utterances = []
         for split in self.splits:
             root = require(folder / split, folder, self.layout)
             transcripts = sorted(root.glob("*/*/*.trans.txt"))
             if not transcripts:
                 raise DataError(f"{root} holds no transcripts: expected {self.layout}")
             for transcript in transcripts:
-                yield from _chapter(transcript, genders)
+                utterances += _chapter(transcript, genders, faults)
+        faults.raise_any(", ".join(str(folder / split) for split in self.splits))
+        return utterances
 
 
-def _chapter(transcript: Path, genders: Mapping[str, Literal["female", "male"]]) -> Iterator[Utterance]:
+def _chapter(transcript: Path, genders: Mapping[str, Literal["female", "male"]], faults: Faults) -> Iterator[Utterance]:
     audio = {path.stem: path for path in audio_files(transcript.parent)}
-    for line in transcript.read_text(encoding="utf-8").splitlines():
-        name, _, text = line.partition(" ")
+    lines = list(numbered_lines(transcript, faults))
+    if not lines:
+        faults.add("files without lines", str(transcript))
+    for where, line in lines:
+        name, *text = line.split(maxsplit=1)
+        if not text:
+            faults.add("empty transcripts", f"{where}: {name}")
         speaker = name.split("-")[0]
         # a missing file keeps its published name, so that the manifest reports all of them at once
         path = audio.get(name, transcript.parent / f"{name}.flac")
-        yield Utterance(name, path, speaker, text=text.strip(), gender=genders.get(speaker, ""))
+        yield Utterance(name, path, speaker, text="".join(text).strip(), gender=genders.get(speaker, ""))
 
 
-def speaker_genders(path: Path) -> dict[str, Literal["female", "male"]]:
+def speaker_genders(path: Path, faults: Faults) -> dict[str, Literal["female", "male"]]:
     """Speaker → gender from ``SPEAKERS.TXT``; empty where the file is missing."""
-    if not path.is_file():
-        return {}
-    fields = [line.split("|") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(";")]
-    return {field[0].strip(): GENDERS[field[1].strip()] for field in fields if field[1].strip() in GENDERS}
+    genders = {}
+    for where, line in numbered_lines(path, faults) if path.is_file() else ():
+        speaker, *fields = map(str.strip, line.split("|"))
+        if line.startswith(";"):
+            continue
+        if not fields or fields[0] not in GENDERS:
+            faults.add("malformed lines", f"{where}: expected 'speaker | F or M | …', found '{line.strip()[:60]}'")
+        else:
+            genders[speaker] = GENDERS[fields[0]]
+    return genders

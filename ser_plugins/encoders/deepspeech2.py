@@ -321,6 +321,10 @@ class DeepSpeech2(Encoder):
             weights = load_file(path)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} is corrupt: {error}") from error
+        outputs = len(weights["output.weight"]) if "output.weight" in weights else self.vocabulary
+        if outputs != self.vocabulary:
+            raise DataError(f"{path} has {outputs} outputs, but tokenizer.model beside it {self.vocabulary} pieces: "
+                            "they are not of one encoder")
         own = self.state_dict()
         faults = [f"{name} is missing" for name in own if name not in weights]
         faults += [f"{name} is not part of the network" for name in weights if name not in own]
