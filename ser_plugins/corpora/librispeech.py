@@ -44,7 +44,7 @@ class LibriSpeech(Corpus):
         """
         faults = Faults()
         genders = speaker_genders(folder / "SPEAKERS.TXT", faults)
-        utterances = []
+        utterances: list[Utterance] = []
         for split in self.splits:
             root = require(folder / split, folder, self.layout)
             transcripts = sorted(root.glob("*/*/*.trans.txt"))
