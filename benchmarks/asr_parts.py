@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--time_strides", type=ast.literal_eval, default=[2, 2])
     parser.add_argument("--batch_size", type=int, default=20)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--device", default="cpu")

@@ -2,7 +2,7 @@
 
     git clone https://github.com/SeanNaren/deepspeech.pytorch
     python benchmarks/asr_throughput.py deepspeech.pytorch --data_folder LibriSpeech
-    python benchmarks/asr_throughput.py deepspeech.pytorch --data_folder LibriSpeech --units 800
+    python benchmarks/asr_throughput.py deepspeech.pytorch --data_folder LibriSpeech --units 800 --batches 1
     python benchmarks/asr_throughput.py deepspeech.pytorch --data_folder LibriSpeech --device cuda:0 --precision bf16
 
 Both networks have the sizes that are fixed there (convolutions of 32 channels, a step of 20 ms), the same first
@@ -176,8 +176,8 @@ def main() -> None:
     parser.add_argument("--splits", default="train-clean-5", help="of LibriSpeech, separated by commas")
     parser.add_argument("--units", type=int, default=256)
     parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--batch_size", type=int, default=20)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--device", default="cpu")
