@@ -39,7 +39,7 @@ def made(count: int) -> Iterator[Row]:
         speaker, chapter = number // SPEAKER, number // CHAPTER
         name = f"{speaker}-{chapter}-{number % CHAPTER:04d}"
         duration = round(draw.uniform(SHORTEST, LONGEST), 3)
-        path = Path(f"/corpora/LibriSpeech/train-960/{speaker}/{chapter}/{name}.flac")
+        path = f"/corpora/LibriSpeech/train-960/{speaker}/{chapter}/{name}.flac"
         text = " ".join(draw.choices(words, k=int(WORDS_PER_SECOND * duration)))
         yield Row(name, path, 0.0, duration, duration, 16000, str(speaker), gender="female" if speaker % 2 else "male",
                   text=text)

@@ -51,11 +51,11 @@ class Item:
 
 def audio_hashes(rows: Sequence[Row]) -> list[str]:
     """Hash of each row's audio: the file's bytes and the segment."""
-    files: dict[Path, str] = {}
+    files: dict[str, str] = {}
     for row in rows:
         if row.path not in files:
             try:
-                files[row.path] = hashlib.sha256(row.path.read_bytes()).hexdigest()
+                files[row.path] = hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
             except OSError as error:
                 raise DataError(f"{row.path}: {error.strerror}") from error
     return [hashlib.sha256(f"{files[row.path]} {row.start} {row.end}".encode()).hexdigest()[:24] for row in rows]

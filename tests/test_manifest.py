@@ -3,9 +3,7 @@
 import csv
 import json
 import os
-import pickle
-from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from ser_plugins.errors import DataError, OptionError, PluginError
 
 
 def row(name="a", emotion="anger", speaker="S1", **values):
-    return manifest.Row(name, Path(f"/x/{name}.wav"), 0.0, 1.5, 1.5, 16000, speaker, emotion=emotion, **values)
+    return manifest.Row(name, f"/x/{name}.wav", 0.0, 1.5, 1.5, 16000, speaker, emotion=emotion, **values)
 
 
 def hand_written(folder, rows, columns=("id", "path", "speaker", "emotion", "start", "end", "gender")):
@@ -45,18 +43,7 @@ def test_relative_paths_are_relative_to_the_manifest(tmp_path):
     manifest.write([row()], tmp_path / "m.csv")
     text = (tmp_path / "m.csv").read_text().replace("/x/a.wav", "audio/a.wav")
     (tmp_path / "m.csv").write_text(text)
-    assert manifest.load(tmp_path / "m.csv")[0].path == tmp_path / "audio/a.wav"
-
-
-def test_a_path_is_a_path_whatever_it_was_made_from():
-    made = manifest.Row("a", "/x/a.wav", 0.0, 1.5, 1.5, 16000, "S1", emotion="anger")
-    assert made == row()
-    assert hash(made) == hash(row())
-    assert made.path == Path("/x/a.wav")
-    assert pickle.loads(pickle.dumps(made)) == replace(made, path=Path("/x/a.wav")) == row()
-    assert "path=PosixPath('/x/a.wav')" in repr(made)
-    with pytest.raises(FrozenInstanceError):
-        made.path = Path("/x/b.wav")
+    assert manifest.load(tmp_path / "m.csv")[0].path == str(tmp_path / "audio/a.wav")
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -113,7 +100,7 @@ def test_prepare_measures_audio_and_counts(tmp_path, tone):
     assert (first.start, first.end, first.duration, first.sample_rate, first.gender) == (0, 0.5, 0.5, 16000, "female")
     assert (second.start, second.end, second.duration, second.sample_rate) == (0.25, 0.75, 0.5, 44100)
     assert (third.start, third.end, third.emotion) == (0.75, 1.0, "happiness")
-    assert second.path == folder / "b.flac"
+    assert second.path == str(folder / "b.flac")
     about = json.loads((tmp_path / "out/manifest.json").read_text())
     assert about["corpus"] == "csv"
     assert about["options"] == {"label_map": {"joy": "happiness"}}

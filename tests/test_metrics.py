@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,7 +182,7 @@ def test_the_table_holds_every_number_in_its_column():
 
 def outcome(ids, speaker="S01"):
     rng = np.random.default_rng(len(ids))
-    return [(Row(name, Path(f"{name}.wav"), 0.0, 1.0, 1.0, 16000, speaker, emotion=LABELS[number % 4]), row)
+    return [(Row(name, f"{name}.wav", 0.0, 1.0, 1.0, 16000, speaker, emotion=LABELS[number % 4]), row)
             for number, (name, row) in enumerate(zip(ids, rng.dirichlet(np.ones(4), len(ids)), strict=True))]
 
 

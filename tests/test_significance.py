@@ -438,7 +438,7 @@ def test_of_one_speaker_only_mcnemar_is_adjusted():
 def test_files_of_predictions_are_compared(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         run = one_run(seed, 3, 12)
-        rows = [(Row(i, tmp_path / i, 0.0, 1.0, 1.0, 16000, speaker, emotion=truth), np.eye(4)[LABELS.index(said)])
+        rows = [(Row(i, f"{i}.wav", 0.0, 1.0, 1.0, 16000, speaker, emotion=truth), np.eye(4)[LABELS.index(said)])
                 for i, speaker, truth, said in zip(run.ids, run.speakers, run.truth, run.predicted, strict=True)]
         write(tmp_path / f"{name}.csv", rows, LABELS)
     found = significance.compare(read(tmp_path / "a.csv"), read(tmp_path / "b.csv"))

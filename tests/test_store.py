@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def tiny(seed=0):
 def whole(path, name=None, speaker="S1"):
     """The row of a whole file."""
     about = audio.info(path)
-    return Row(name or path.stem, path, 0.0, about.duration, about.duration, about.sample_rate, speaker)
+    return Row(name or path.stem, str(path), 0.0, about.duration, about.duration, about.sample_rate, speaker)
 
 
 def noise(path, seconds, seed=0, scale=0.1):
@@ -148,7 +149,7 @@ def test_the_key_is_that_of_bytes_segment_and_variant(tmp_path):
     row = whole(noise(tmp_path / "a.wav", 0.3))
     key = items_of([row])[0].key
     copy = tmp_path / "copy.wav"
-    copy.write_bytes(row.path.read_bytes())
+    copy.write_bytes(Path(row.path).read_bytes())
     assert items_of([replace(whole(copy), speaker="S9", emotion="joy")])[0].key == key
     others = [items_of([replace(row, start=0.1)])[0], items_of([replace(row, end=0.2)])[0],
               *(items_of([row], variant)[0] for variant in (Variant(0.9), Variant(1.1), Variant(1.0, 2.0),
@@ -161,7 +162,7 @@ def test_the_key_is_that_of_bytes_segment_and_variant(tmp_path):
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     row = whole(noise(tmp_path / "a.wav", 0.3))
-    row.path.unlink()
+    Path(row.path).unlink()
     with pytest.raises(DataError, match=r"a\.wav: No such file or directory"):
         store.audio_hashes([row])
 

@@ -206,7 +206,7 @@ def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
 
 def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tokenizer):
     path = tone(tmp_path / "a.wav", seconds=0.5)
-    rows = [Row("a", path, 0.0, 0.5, 0.5, 16000, "s", text="a tone")]
+    rows = [Row("a", str(path), 0.0, 0.5, 0.5, 16000, "s", text="a tone")]
     data = train_asr.ASRDataset(rows, tokenizer, [0.85, 1.15], [-6, 8], seed=1)
     lengths = {}
     for epoch in (1, 2, 1):

@@ -35,19 +35,6 @@ MIN_DURATION = 0.050  # s; shorter holds no syllable, and a change of tempo need
 DECIMALS = 6  # of seconds: finer than a sample at any usual rate
 
 
-class PathWhenRead:
-    """A field of a dataclass that takes text or a `Path`, and is a `Path` each time it is read.
-
-    Of a large manifest, making them all would take longer than the rest of `load`, and half the memory.
-    """
-
-    def __get__(self, row: Any, _: type | None = None) -> Any:
-        return self if row is None else Path(row._path)
-
-    def __set__(self, row: Any, value: str | Path) -> None:
-        object.__setattr__(row, "_path", value)  # a row is frozen
-
-
 @dataclass(frozen=True)
 class Row:
     """One utterance of a manifest.
@@ -56,8 +43,8 @@ class Row:
     ---------
     id : str
         Unique in the manifest.
-    path : Path
-        Audio file, absolute once loaded.
+    path : str
+        Audio file, absolute once loaded; no `Path`, which takes a manifest's load twice as long.
     start, end : float
         Segment in seconds; the whole file is 0 to its duration.
     duration : float
@@ -75,7 +62,7 @@ class Row:
     """
 
     id: str
-    path: Path
+    path: str
     start: float
     end: float
     duration: float
@@ -87,7 +74,6 @@ class Row:
     text: str = ""
 
 
-Row.path = PathWhenRead()  # type: ignore[assignment]
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -103,10 +89,10 @@ def write(rows: Iterable[Row], path: str | Path) -> None:
     def content(file: IO[str]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        columns = attrgetter(*COLUMNS)
+        columns, here = attrgetter(*COLUMNS), os.getcwd()
         for row in rows:
             name, audio_path, *others = columns(row)
-            writer.writerow([name, audio_path.absolute(), *others])
+            writer.writerow([name, os.path.join(here, audio_path), *others])
 
     write_atomically(Path(path), content)
 
@@ -151,7 +137,7 @@ def _rows(reader: Any, path: Path) -> Iterator[Row]:
     for record in filter(None, reader):
         try:
             name, audio_path, start, end, duration, rate, *texts = chosen(record)
-            located: Any = os.path.join(folder, audio_path)  # a Path when it is read
+            located = os.path.join(folder, audio_path)
             yield Row(name, located, float(start), float(end), float(duration), int(rate), *texts)
         except (IndexError, ValueError) as error:
             reason = f"{len(record)} of {len(header)} columns" if isinstance(error, IndexError) else error
@@ -250,7 +236,7 @@ def _located(utterance: Utterance, path: Path, header: audio.AudioInfo, labels: 
                    f"{utterance.id}: {(end - start) * 1000:.1f} ms, {path}")
         return None
     start, end = round(start, DECIMALS), round(end, DECIMALS)
-    return Row(utterance.id, path.absolute(), start, end, round(end - start, DECIMALS), header.sample_rate,
+    return Row(utterance.id, str(path.absolute()), start, end, round(end - start, DECIMALS), header.sample_rate,
                utterance.speaker, utterance.session, utterance.gender,
                labels.get(utterance.emotion, ""), utterance.text)
 
@@ -278,7 +264,7 @@ def summary(rows: Sequence[Row]) -> str:
 
     Example
     -------
-    >>> row = Row("a", Path("a.wav"), 0.0, 1.5, 1.5, 16000, "S01", emotion="anger")
+    >>> row = Row("a", "a.wav", 0.0, 1.5, 1.5, 16000, "S01", emotion="anger")
     >>> print(summary([row]))
     speaker  anger  total
     S01          1      1
