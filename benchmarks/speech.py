@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common import RECIPES
 
+from ser_plugins.batches import SortaGradSampler
 from ser_plugins.corpora import manifest
-from ser_plugins.experiment import SortaGradSampler
 from ser_plugins.text import normalize_text
 
 sys.path.insert(0, str(RECIPES))

@@ -15,6 +15,8 @@ from common import HPARAMS, RECIPES
 from torch.utils.data import DataLoader
 
 from ser_plugins import experiment, store
+from ser_plugins.batches import SortaGradSampler
+from ser_plugins.checkpoints import AtomicCheckpointer
 
 sys.path.insert(0, str(RECIPES))
 import train_ser
@@ -95,15 +97,15 @@ def train(system: str, options: Sequence[str], epochs: int, store_class: type[st
         head, needs, extractor, encoder, head_options = train_ser.build_parts(values, exp.given)
         parts = train_ser.split(rows, fold, values["labels"], values["allow_missing_class"])
         hparams = exp.build()
-        checkpointer = experiment.AtomicCheckpointer(Path(folder) / "save", {
+        checkpointer = AtomicCheckpointer(Path(folder) / "save", {
             "head": head, "counter": hparams["epoch_counter"], "annealing": hparams["lr_annealing"]})
         brain = TimedBrain({"head": head}, hparams["opt_class"], hparams, exp.run_opts, checkpointer)
         brain.store = store_class(values["store_folder"], needs, extractor, encoder)
         clock.append(time.perf_counter())
         items = train_ser.represented(parts, brain.store, values, brain.device)
         clock.append(time.perf_counter())
-        brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
-                                                    values["seed"], buckets=True)
+        brain.batches = SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
+                                         values["seed"], buckets=True)
         batches = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
         brain.fit(hparams["epoch_counter"], batches, train_ser.evaluation(items["valid"], values["batch_size"]),
                   progressbar=False)

@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import ser_plugins
-from ser_plugins import audio, augment, decoding, experiment, registry
+from ser_plugins import audio, augment, batches, decoding, experiment, registry
 from ser_plugins.contracts import SAMPLE_RATE, Frames, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
@@ -75,7 +75,7 @@ RULES: experiment.Rules = {
 class ASRDataset(Dataset):
     """Waveform, token numbers, transcript and weight of each utterance; training disturbs tempo and gain.
 
-    The weight is 1; that of ``~index``, a copy (`experiment.Shares`), is 0.
+    The weight is 1; that of ``~index``, a copy (`batches.Shares`), is 0.
     """
 
     def __init__(self, rows: Sequence[manifest.Row], tokenizer: sentencepiece.SentencePieceProcessor,
@@ -356,7 +356,7 @@ def data_fingerprint(rows: Mapping[str, Sequence[manifest.Row]]) -> str:
                         for part in rows}, {})
 
 
-def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> experiment.Shares:
+def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> batches.Shares:
     """This process's share of the batches.
 
     Raises
@@ -366,14 +366,14 @@ def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) ->
     """
     durations = [row.duration for row in rows]
     if values["dynamic_batching"]:
-        batches: Any = experiment.DynamicBatches(durations, values["max_batch_length"], values["num_buckets"],
-                                                 values["seed"])
+        whole: Any = batches.DynamicBatches(durations, values["max_batch_length"], values["num_buckets"],
+                                            values["seed"])
     elif values["batch_size"] % WORLD_SIZE:
         raise OptionError(f"--batch_size {values['batch_size']} is that of all {WORLD_SIZE} processes together, and no "
                           f"multiple of {WORLD_SIZE}")
     else:
-        batches = experiment.SortaGradSampler(durations, values["batch_size"], values["seed"], buckets=True)
-    return experiment.Shares(batches, RANK, WORLD_SIZE)
+        whole = batches.SortaGradSampler(durations, values["batch_size"], values["seed"], buckets=True)
+    return batches.Shares(whole, RANK, WORLD_SIZE)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -415,7 +415,7 @@ def main(argv: Sequence[str]) -> None:
     brain.checkpointer.add_recoverable("loader", train)
 
     def evaluation(chosen: Sequence[manifest.Row]) -> DataLoader:
-        order = experiment.SortaGradSampler([row.duration for row in chosen], hparams["batch_size"], seed=0)
+        order = batches.SortaGradSampler([row.duration for row in chosen], hparams["batch_size"], seed=0)
         share = [batch[RANK::WORLD_SIZE] for batch in order if len(batch) > RANK]
         return DataLoader(ASRDataset(chosen, encoder.tokenizer), batch_sampler=share, collate_fn=ASRDataset.collate,
                           num_workers=hparams["num_workers"])

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import ser_plugins
-from ser_plugins import augment, experiment, folds, inference, metrics, predictions, registry, store
+from ser_plugins import augment, batches, experiment, folds, inference, metrics, predictions, registry, store
+from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import Encoder, FeatureExtractor, Head, HeadInputs, Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
@@ -291,13 +292,13 @@ def main(argv: Sequence[str]) -> Path:
     sb.create_experiment_directory(str(folder), str(exp.file), exp.nested(resolved), experiment.LOG_CONFIG)
 
     stored = store.Store(values["store_folder"], needs, extractor, encoder)
-    checkpointer = experiment.AtomicCheckpointer(folder / "save", {
+    checkpointer = AtomicCheckpointer(folder / "save", {
         "head": head, "counter": hparams["epoch_counter"], "annealing": hparams["lr_annealing"]})
     brain = SERBrain({"head": head}, hparams["opt_class"], hparams, exp.run_opts, checkpointer)
     items = represented(parts, stored, values, brain.device)
     brain.store = stored
-    brain.batches = experiment.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
-                                                values["seed"], buckets=True)
+    brain.batches = batches.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
+                                             values["seed"], buckets=True)
     if "OMP_NUM_THREADS" not in os.environ:  # a recurrent step is too small to share; threads of two runs would block
         torch.set_num_threads(1)
     train = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
@@ -318,7 +319,7 @@ def main(argv: Sequence[str]) -> Path:
 
 def evaluation(items: Sequence[Any], batch_size: int) -> DataLoader:
     """Utterances by duration, so that batches need little padding."""
-    order = experiment.SortaGradSampler([variants[0].duration for variants in items], batch_size, seed=0)
+    order = batches.SortaGradSampler([variants[0].duration for variants in items], batch_size, seed=0)
     return DataLoader(items, batch_sampler=order, collate_fn=list)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""What the recipes share around SpeechBrain: command line, YAML and regimes, run folder, checkpoints, batch order.
+"""What the recipes share around SpeechBrain: command line, YAML and regimes, run folder.
 
 A recipe's YAML is either a complete experiment or a variation of one::
 
@@ -16,33 +16,25 @@ import difflib
 import errno
 import json
 import math
-import os
-import pickle
-import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError
-from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.run_opts import RunOptions
-from torch.utils.data import Sampler
 
-from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
+from ser_plugins.errors import OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
 from ser_plugins.values import check_device, parse_value
 
-JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
 NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
 RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
@@ -412,157 +404,3 @@ def storage_error(error: Exception) -> str:
             return ""
         return f"{error.filename}: {error.strerror}; {hint}" if error.filename else f"{error.strerror}; {hint}"
     return f"{error}; {hint}"
-
-
-class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer, safe against a kill at any moment.
-
-    The metafile makes a folder a checkpoint. SpeechBrain writes it first, so that a killed process leaves a checkpoint
-    without its parameters; here it gets its name last.
-    """
-
-    def save_and_keep_only(self, *args: Any, importance_keys: Sequence[Callable] = (), **kwargs: Any) -> None:
-        """As the base class, whose default list grows with every call (SpeechBrain 1.1.2), and each call with it."""
-        super().save_and_keep_only(*args, importance_keys=list(importance_keys), **kwargs)
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """As the base class; a file that is corrupt is the user's to remove."""
-        try:
-            super().load_checkpoint(checkpoint)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"checkpoint {checkpoint.path} cannot be loaded ({reason}); remove that folder to go on "
-                            "from an older one") from error
-
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class."""
-        try:
-            checkpoint = super().save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError
-            raise DataError(f"no checkpoint can be written to {self.checkpoints_dir}: {error}; "
-                            "is the folder writable and the disk not full?") from error
-        if checkpoint is not None:
-            os.replace(checkpoint.path / f"{METAFNAME}.partial", checkpoint.path / METAFNAME)
-        return checkpoint
-
-    def _save_checkpoint_metafile(self, fpath: Path, *args: Any, **kwargs: Any) -> Any:
-        return super()._save_checkpoint_metafile(fpath.with_name(f"{METAFNAME}.partial"), *args, **kwargs)
-
-
-class SortaGradSampler(Sampler[list[int]]):
-    """Batches in the order of SortaGrad: the first epoch by duration, shortest first (Amodei et al. 2016).
-
-    The order of an epoch depends on the seed and the epoch's number alone, so that a resumed run repeats it.
-
-    Arguments
-    ---------
-    durations : Sequence[float]
-        Duration of each item in seconds.
-    batch_size : int
-        Items of a batch; the last one may have fewer.
-    seed : int
-        Seed of the shuffling.
-    buckets : bool
-        Later epochs shuffle batches of items of like duration, made anew in each epoch from durations that are
-        changed by up to 40 % either way; otherwise they shuffle items.
-
-    Example
-    -------
-    >>> sampler = SortaGradSampler([3.0, 1.0, 2.0], batch_size=2, seed=0)
-    >>> list(sampler)
-    [[1, 2], [0]]
-    """
-
-    def __init__(self, durations: Sequence[float], batch_size: int, seed: int, buckets: bool = False) -> None:
-        self.durations, self.batch_size, self.seed, self.buckets = list(durations), batch_size, seed, buckets
-        self.epoch = 1
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of an epoch, counted from 1."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        draw = random.Random(f"{self.seed} {self.epoch}")
-        durations = self.durations
-        if self.epoch > 1 and self.buckets:
-            durations = [duration * math.exp(draw.uniform(-JITTER, JITTER)) for duration in durations]
-        order = sorted(range(len(durations)), key=lambda item: durations[item])
-        if self.epoch > 1 and not self.buckets:
-            draw.shuffle(order)
-        batches = [order[start:start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        if self.epoch > 1 and self.buckets:
-            draw.shuffle(batches)
-        return iter(batches)
-
-    def __len__(self) -> int:
-        return -(-len(self.durations) // self.batch_size)
-
-
-class DynamicBatches(Sampler[list[int]]):
-    """SpeechBrain's dynamic batches, of like duration and of as much audio each; the first epoch is SortaGrad's.
-
-    Arguments
-    ---------
-    durations : Sequence[float]
-        Duration of each item in seconds.
-    max_batch_length : float
-        Seconds of a batch at most, with its padding; a longer item is a batch of its own.
-    num_buckets : int
-        Ranges of duration, of as many items each.
-    seed : int
-        Seed of the shuffling; an epoch's order depends on it and the epoch's number alone.
-
-    Example
-    -------
-    >>> list(DynamicBatches([3.0, 1.0, 2.0], max_batch_length=4.0, num_buckets=2, seed=0))
-    [[1, 2], [0]]
-    """
-
-    def __init__(self, durations: Sequence[float], max_batch_length: float, num_buckets: int, seed: int) -> None:
-        self.durations, self.max_batch_length, self.seed = list(durations), max_batch_length, seed
-        self.boundaries = np.unique(np.quantile(self.durations, np.linspace(0, 1, num_buckets + 1)[1:])).tolist()
-        self.set_epoch(1)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of an epoch, counted from 1; all have as many batches."""
-        self.batches = list(DynamicBatchSampler(
-            self.durations, self.max_batch_length, lengths_list=self.durations, bucket_boundaries=self.boundaries,
-            batch_ordering="ascending" if epoch == 1 else "random", seed=self.seed, epoch=epoch))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class Shares(Sampler[list[int]]):
-    """A process's share of every batch: together the processes see each item once, in the batches of one process.
-
-    Of a batch with fewer items than processes, some get a copy of the first, marked as ``~item``: it counts nothing.
-
-    Arguments
-    ---------
-    batches : SortaGradSampler | DynamicBatches
-        The batches of all processes.
-    rank, world_size : int
-        This process, counted from 0, and the number of processes.
-
-    Example
-    -------
-    >>> [list(Shares(SortaGradSampler([1, 2, 3], 2, seed=0), rank, 2)) for rank in (0, 1)]
-    [[[0], [2]], [[1], [-3]]]
-    """
-
-    def __init__(self, batches: SortaGradSampler | DynamicBatches, rank: int, world_size: int) -> None:
-        self.batches, self.rank, self.world_size = batches, rank, world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of an epoch, counted from 1."""
-        self.batches.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank::self.world_size] or [~batch[0]] for batch in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)

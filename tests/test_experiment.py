@@ -1,9 +1,7 @@
-"""The recipes' command line and YAML, the order of batches, and checkpoints that a kill cannot spoil."""
+"""The recipes' command line and YAML."""
 
 from __future__ import annotations
 
-import random
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +10,7 @@ import torch
 import yaml
 
 from ser_plugins import experiment
-from ser_plugins.errors import DataError, OptionError
-from ser_plugins.experiment import AtomicCheckpointer, DynamicBatches, Shares, SortaGradSampler
+from ser_plugins.errors import OptionError
 from ser_plugins.text import character_tokenizer
 
 HPARAMS = Path(__file__).parents[1] / "hparams"
@@ -325,228 +322,6 @@ def test_the_papers_recogniser(tokenizer):
     assert built["encoder"].vocabulary == 29
 
 
-# The order of batches
-
-
-def random_sampler(seed, **options):
-    draw = random.Random(seed)
-    durations = [draw.choice([0.5, draw.uniform(0.3, 15)]) for _ in range(draw.randint(1, 60))]
-    return SortaGradSampler(durations, draw.randint(1, 9), seed=seed, **options)
-
-
-def epoch(sampler, number):
-    sampler.set_epoch(number)
-    batches = list(sampler)
-    assert len(batches) == len(sampler)
-    return batches
-
-
-MANY = pytest.mark.parametrize("seed", range(30))
-BUCKETS = pytest.mark.parametrize("buckets", [False, True])
-
-
-@MANY
-@BUCKETS
-def test_every_item_once_in_every_epoch(seed, buckets):
-    sampler = random_sampler(seed, buckets=buckets)
-    for number in (1, 2, 9):
-        batches = epoch(sampler, number)
-        assert sorted(item for batch in batches for item in batch) == list(range(len(sampler.durations)))
-        sizes = sorted(map(len, batches), reverse=True)
-        assert all(size == sampler.batch_size for size in sizes[:-1])
-        assert 1 <= sizes[-1] <= sampler.batch_size
-
-
-@MANY
-@BUCKETS
-def test_the_first_epoch_goes_from_short_to_long(seed, buckets):
-    sampler = random_sampler(seed, buckets=buckets)
-    durations = [sampler.durations[item] for batch in epoch(sampler, 1) for item in batch]
-    assert durations == sorted(durations)
-
-
-@MANY
-def test_buckets_keep_like_durations_together(seed):
-    sampler = random_sampler(seed, buckets=True)
-    spans = sorted((min(batch), max(batch)) for batch in
-                   [[sampler.durations[item] for item in batch] for batch in epoch(sampler, 3)])
-    # each duration was changed by a factor of at most 1.4: neighbouring batches overlap by no more than that, twice
-    assert all(first[1] <= second[1] * 1.4**2 for first, second in pairwise(spans))
-
-
-def test_buckets_are_made_anew_in_each_epoch():
-    sampler = SortaGradSampler([1 + item / 100 for item in range(64)], 8, seed=0, buckets=True)
-    second, third = ({frozenset(batch) for batch in epoch(sampler, number)} for number in (2, 3))
-    assert len(second & third) < 2
-
-
-@BUCKETS
-def test_later_epochs_differ_and_depend_on_seed_and_number_alone(buckets):
-    def order(seed, number):
-        return epoch(SortaGradSampler(range(1, 41), 4, seed, buckets), number)
-
-    orders = [order(0, 1), order(0, 2), order(0, 3), order(1, 2)]
-    assert all(first != second for position, first in enumerate(orders) for second in orders[:position])
-    assert order(0, 3) == orders[2]
-    assert order(0, 1) == order(1, 1)
-    resumed = SortaGradSampler(range(1, 41), 4, 0, buckets)
-    epoch(resumed, 2)
-    epoch(resumed, 2)  # what came before leaves no trace
-    assert epoch(resumed, 3) == orders[2]
-
-
-def padding(batches, durations):
-    """Share of the padded batches that is padding."""
-    padded = sum(len(batch) * max(durations[item] for item in batch) for batch in batches)
-    return 1 - sum(durations) / padded
-
-
-def test_batches_hold_utterances_of_like_duration():
-    generator = torch.Generator().manual_seed(0)
-    durations = (1 + 15 * torch.rand(37, generator=generator)).tolist()
-    place = {item: rank for rank, item in enumerate(sorted(range(37), key=durations.__getitem__))}
-    sampler = SortaGradSampler(durations, batch_size=5, seed=1, buckets=True)
-    assert [place[item] for batch in sampler for item in batch] == list(range(37))
-    assert padding(sampler, durations) < 0.1
-    epochs = []
-    for epoch in (2, 3):
-        sampler.set_epoch(epoch)
-        assert sorted(item for batch in sampler for item in batch) == list(range(37))
-        shortest = [min(durations[item] for item in batch) for batch in sampler]
-        assert shortest != sorted(shortest), "batches of any duration come in any order"
-        epochs.append({frozenset(batch) for batch in sampler})
-    assert epochs[0] != epochs[1], "an utterance has other neighbours in another epoch"
-    mixed = SortaGradSampler(durations, batch_size=5, seed=1)
-    for each in (sampler, mixed):
-        each.set_epoch(2)
-    assert padding(sampler, durations) < 0.7 * padding(mixed, durations)
-
-
-@pytest.mark.parametrize("make", [
-    lambda durations: SortaGradSampler(durations, 6, seed=1, buckets=True),
-    lambda durations: DynamicBatches(durations, 40.0, 4, seed=1)])
-def test_processes_share_every_batch_and_each_utterance_is_seen_once(make):
-    durations = (1 + 15 * torch.rand(37, generator=torch.Generator().manual_seed(0))).tolist()
-    shares = [Shares(make(durations), rank, 4) for rank in range(4)]
-    alone = make(durations)
-    for epoch in (1, 2, 5):
-        for sampler in (alone, *shares):
-            sampler.set_epoch(epoch)
-        assert len({len(list(sampler)) for sampler in (alone, *shares)} | {len(share) for share in shares}) == 1
-        for whole, *parts in zip(alone, *shares, strict=True):
-            counted = [item for part in parts for item in part if item >= 0]
-            assert sorted(counted) == sorted(whole)
-            assert all(parts)
-            assert {~item for part in parts for item in part if item < 0} <= {whole[0]}
-        assert sorted(item for batch in alone for item in batch) == list(range(37))
-
-
-def test_dynamic_batches_hold_as_much_audio_each():
-    durations = (1 + 15 * torch.rand(200, generator=torch.Generator().manual_seed(0))).tolist()
-    batches = DynamicBatches(durations, 40.0, 5, seed=1)
-    longest = [max(durations[item] for item in batch) for batch in batches]
-    assert longest == sorted(longest), "the first epoch is SortaGrad's"
-    orders = []
-    for epoch in (2, 3):
-        batches.set_epoch(epoch)
-        orders.append(list(batches))
-        assert all(len(batch) * max(durations[item] for item in batch) <= 40.0 for batch in batches)
-        assert padding(batches, durations) < 0.2
-        assert len({len(batch) for batch in batches}) > 2
-    assert {frozenset(batch) for batch in orders[0]} != {frozenset(batch) for batch in orders[1]}
-    assert len(orders[0]) == len(orders[1]) == len(batches)
-
-
-# Checkpoints
-
-
-class Cut(Exception):
-    """Stands for a process that ends here."""
-
-
-def checkpointer(folder, value, cut=False):
-    """A checkpointer of two parts; ``cut`` ends the saving of the second half-way."""
-    parts = {name: torch.nn.Linear(1, 1) for name in ("first", "second")}
-    for part in parts.values():
-        torch.nn.init.constant_(part.weight, value)
-
-    def save(part, path):
-        if cut:
-            path.write_bytes(b"half")
-            raise Cut
-        torch.save(part.state_dict(), path)
-
-    def restore(part, path, _):
-        part.load_state_dict(torch.load(path))
-
-    return AtomicCheckpointer(folder, parts, custom_save_hooks={"second": save},
-                              custom_load_hooks={"second": restore}), parts
-
-
-def recovered(folder):
-    fresh, parts = checkpointer(folder, 0.0)
-    found = fresh.recover_if_possible()
-    return found, [part.weight.item() for part in parts.values()]
-
-
-def test_a_checkpoint_is_recovered_with_its_meta_data(tmp_path):
-    saver, _ = checkpointer(tmp_path, 1.0)
-    saved = saver.save_checkpoint(meta={"loss": 0.5})
-    found, values = recovered(tmp_path)
-    assert values == [1, 1]
-    assert found.path == saved.path
-    assert found.meta["loss"] == 0.5
-
-
-def test_a_save_that_is_cut_off_is_no_checkpoint_and_the_one_before_is_recovered(tmp_path):
-    checkpointer(tmp_path, 1.0)[0].save_checkpoint(meta={"loss": 0.5})
-    with pytest.raises(Cut):
-        checkpointer(tmp_path, 2.0, cut=True)[0].save_checkpoint(meta={"loss": 0.1})
-    assert len(list(tmp_path.iterdir())) == 2
-    fresh, _ = checkpointer(tmp_path, 0.0)
-    assert len(fresh.list_checkpoints()) == 1
-    assert fresh.find_checkpoint(min_key="loss").meta["loss"] == 0.5
-    assert recovered(tmp_path)[1] == [1, 1]
-
-
-def test_a_first_save_that_is_cut_off_leaves_nothing_to_recover(tmp_path):
-    with pytest.raises(Cut):
-        checkpointer(tmp_path, 2.0, cut=True)[0].save_checkpoint()
-    assert recovered(tmp_path) == (None, [0, 0])
-
-
-def test_a_kill_just_before_the_checkpoint_gets_its_name(tmp_path, monkeypatch):
-    checkpointer(tmp_path, 1.0)[0].save_checkpoint()
-
-    def killed(*_):
-        raise Cut
-
-    with monkeypatch.context() as patch:
-        patch.setattr(experiment.os, "replace", killed)
-        with pytest.raises(Cut):
-            checkpointer(tmp_path, 2.0)[0].save_checkpoint()
-    assert recovered(tmp_path)[1] == [1, 1]
-    checkpointer(tmp_path, 3.0)[0].save_checkpoint()  # and training goes on
-    assert recovered(tmp_path)[1] == [3, 3]
-
-
-def test_the_best_and_the_last_are_kept(tmp_path):
-    for value, loss in ((1.0, 0.3), (2.0, 0.1), (3.0, 0.2), (4.0, 0.4)):
-        checkpointer(tmp_path, value)[0].save_and_keep_only(meta={"loss": loss}, min_keys=["loss"])
-    kept = checkpointer(tmp_path, 0.0)[0].list_checkpoints()
-    assert sorted(one.meta["loss"] for one in kept) == [0.1, 0.4]
-    assert recovered(tmp_path)[1] == [4, 4]
-
-
-def test_a_corrupt_checkpoint_is_named(tmp_path):
-    saver, _ = checkpointer(tmp_path, 1.0)
-    saved = saver.save_checkpoint()
-    for path in saved.path.glob("*.ckpt"):
-        path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"checkpoint \S+CKPT\S+ cannot be loaded \(.*; remove that folder"):
-        recovered(tmp_path)
-
-
 def test_an_interruption_is_told_in_a_line(monkeypatch, capsys):
     def main(argv):
         raise KeyboardInterrupt
@@ -555,16 +330,3 @@ def test_an_interruption_is_told_in_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="130"):
         experiment.run(main)
     assert capsys.readouterr().err == "\ninterrupted; the same command goes on where it was\n"
-
-
-def test_an_epochs_checkpoint_costs_what_the_first_one_did(tmp_path, monkeypatch):
-    """SpeechBrain looks through all checkpoints once more with every call."""
-    checkpointer = AtomicCheckpointer(tmp_path, {"part": torch.nn.Linear(1, 1)})
-    looks, find = [], checkpointer.find_checkpoints
-    monkeypatch.setattr(checkpointer, "find_checkpoints", lambda **options: looks.append(1) or find(**options))
-    for epoch in range(4):
-        checkpointer.save_and_keep_only(meta={"loss": 1 / (epoch + 1)}, min_keys=["loss"])
-        looks.append(0)
-    counts = "".join(map(str, looks)).split("0")[:4]
-    assert len(set(counts)) == 1
-    assert len(checkpointer.list_checkpoints()) == 1  # the last is the best

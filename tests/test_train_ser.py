@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from ser_plugins import experiment, inference
+from ser_plugins import batches, experiment, inference
 from ser_plugins.contracts import SAMPLE_RATE
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import OptionError
@@ -328,7 +328,7 @@ def test_the_papers_regime(train, runs, tmp_path):
 def test_the_first_epoch_goes_by_duration():
     generator = np.random.default_rng(0)
     durations = generator.uniform(0.5, 9, 50).tolist()
-    sampler = experiment.SortaGradSampler(durations, batch_size=8, seed=3)
+    sampler = batches.SortaGradSampler(durations, batch_size=8, seed=3)
     assert [item for batch in sampler for item in batch] == np.argsort(durations).tolist()
     orders = []
     for epoch in (2, 3):
