@@ -2,9 +2,10 @@
 
     python recipes/train_asr.py hparams/asr_small.yaml --data_folder LibriSpeech
 
-The run's folder gets the checkpoints, the log, CER and WER with alignments, and ``encoder/``, the trained encoder for
-``--encoder`` of train_ser.py. A run that was ended starts again at its last checkpoint, and ends with the weights of
-an undisturbed one. Under ``torchrun`` the processes share every batch, and learn what one process would.
+The run's folder gets the checkpoints, the log, CER and WER with alignments, ``text.txt``, the training transcripts for
+a language model, and ``encoder/``, the trained encoder for ``--encoder`` of train_ser.py. A run that was ended starts
+again at its last checkpoint, and ends with the weights of an undisturbed one. Under ``torchrun`` the processes share
+every batch, and learn what one process would.
 """
 
 from __future__ import annotations
@@ -316,11 +317,12 @@ def joined(corpora: Sequence[Mapping[str, Any]], default: str | None, folder: Pa
     return parts
 
 
-def write_tokenizer(path: Path, tokens: str, vocabulary: int, rows: Sequence[manifest.Row]) -> None:
-    """Writes the tokenizer that the encoder is built with."""
-    model = character_tokenizer() if tokens == "characters" else subword_tokenizer(
-        (normalize_text(row.text) for row in rows), tokens, vocabulary)
-    write_atomically(path, lambda file: file.write(model), binary=True)
+def write_tokenizer(folder: Path, tokens: str, vocabulary: int, rows: Sequence[manifest.Row]) -> None:
+    """Writes the tokenizer that the encoder is built with, and the texts that a language model may be built of."""
+    texts = [normalize_text(row.text) for row in rows]
+    model = character_tokenizer() if tokens == "characters" else subword_tokenizer(texts, tokens, vocabulary)
+    write_atomically(folder / "text.txt", lambda file: file.writelines(f"{text}\n" for text in texts))
+    write_atomically(folder / "tokenizer.model", lambda file: file.write(model), binary=True)
 
 
 def start_from(encoder: DeepSpeech2, folder: str | Path) -> None:
@@ -397,7 +399,7 @@ def main(argv: Sequence[str]) -> None:
     first_rows, valid_rows = speaker_split(parts["train"][0], values["valid_speakers"])
     train_rows = first_rows + [row for one in parts["train"][1:] for row in one]
 
-    run_on_main(write_tokenizer, args=(folder / "tokenizer.model", values["tokens"], values["vocabulary"], train_rows))
+    run_on_main(write_tokenizer, args=(folder, values["tokens"], values["vocabulary"], train_rows))
     torch.manual_seed(values["seed"])  # the encoder's first weights
     hparams = exp.build({"tokenizer_file": str(folder / "tokenizer.model")})
     encoder = hparams["encoder"]

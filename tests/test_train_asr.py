@@ -472,7 +472,9 @@ def test_it_trains_on_subwords(train, tmp_path, tokens, vocabulary):
     brain = train(tmp_path / "run", "--number_of_epochs", "1", "--tokens", tokens, "--vocabulary", str(vocabulary))
     encoder = DeepSpeech2.from_pretrained(tmp_path / "run/encoder")
     assert encoder.vocabulary == brain.hparams.encoder.vocabulary == vocabulary
-    text = " ".join(row.text for row in brain.train_data.rows)
+    texts = [row.text for row in brain.train_data.rows]
+    assert sorted((tmp_path / "run/text.txt").read_text().splitlines()) == sorted(texts)
+    text = " ".join(texts)
     pieces = encoder.tokenizer.encode(text)
     assert encoder.tokenizer.decode(pieces) == text
     assert 0 not in pieces
