@@ -68,7 +68,7 @@ def measure(path: Path) -> list[tuple[str, float, float, float]]:
     from ser_plugins.text import character_tokenizer
 
     encoder = DeepSpeech2(units=8, channels=2, tokenizer=character_tokenizer())
-    steps("data's fingerprint", train_asr.data_fingerprint, {"train": rows})
+    steps("data's fingerprint", train_asr.data_fingerprint, rows)
     train, _ = steps("speaker_split", train_asr.speaker_split, rows, 20)
     train = steps("usable", train_asr.usable, train, encoder, LONGEST)
     values = {"dynamic_batching": False, "batch_size": 20, "seed": 1, "max_batch_length": 300.0, "num_buckets": 20}

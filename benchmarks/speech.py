@@ -14,7 +14,7 @@ from ser_plugins.corpora import manifest
 from ser_plugins.text import normalize_text
 
 sys.path.insert(0, str(RECIPES))
-from train_asr import ASRDataset as ASRDataset
+from asr_data import ASRDataset as ASRDataset
 
 LONGEST = 17.0  # s, as hparams/asr_small.yaml
 Batch = list[manifest.Row]

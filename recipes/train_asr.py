@@ -15,38 +15,35 @@ import json
 import logging
 import os
 import random
-from collections import Counter
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import speechbrain as sb
 import torch
+from asr_data import ASRDataset, check_corpora, data_fingerprint, joined, speaker_split, usable, write_tokenizer
 from speechbrain.dataio.dataloader import SaveableDataLoader
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger
 from torch.nn.functional import ctc_loss
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import ser_plugins
-from ser_plugins import audio, augment, batches, decoding, experiment, registry
-from ser_plugins.contracts import SAMPLE_RATE, Frames, fingerprint
+from ser_plugins import batches, decoding, experiment
+from ser_plugins.contracts import Frames
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.files import write_atomically
-from ser_plugins.text import character_tokenizer, foreign_characters, normalize_text, subword_tokenizer
+from ser_plugins.frame_norm import over_processes
 
 logger = logging.getLogger(__name__)
-
-Utterance = tuple[str, torch.Tensor, torch.Tensor, str, float]
 
 # What may change when a run goes on; the chosen schedule's arguments may not, and of one cycle epochs are one.
 NOT_SETTINGS = ("output_folder", "data_folder", "overwrite", "num_workers", "number_of_epochs", "optimizers",
@@ -66,6 +63,10 @@ RULES: experiment.Rules = {
     "num_workers": (lambda value: value >= 0, "0 or more"),
     "max_batch_length": (lambda value: value > 0, "above 0"),
     "num_buckets": (lambda value: value >= 1, "1 or more"),
+    "time_masks": (lambda value: value >= 1, "1 or more"),
+    "time_mask_length": (lambda value: value >= 2, "2 or more"),
+    "frequency_masks": (lambda value: value >= 1, "1 or more"),
+    "frequency_mask_length": (lambda value: value >= 2, "2 or more"),
     "tokens": (lambda value: value in TOKENS, f"one of {', '.join(TOKENS)}"),
     "vocabulary": (lambda value: value >= 2, "2 or more"),
     "monitor": (lambda value: value in (None, *MONITORS), f"one of {', '.join(MONITORS)}, or null"),
@@ -73,63 +74,34 @@ RULES: experiment.Rules = {
 }
 
 
-class ASRDataset(Dataset):
-    """Waveform, token numbers, transcript and weight of each utterance; training disturbs tempo and gain.
-
-    The weight is 1; that of ``~index``, a copy (`batches.Shares`), is 0.
-    """
-
-    def __init__(self, rows: Sequence[manifest.Row], tokenizer: sentencepiece.SentencePieceProcessor,
-                 tempo: Sequence[float] | None = None, gain: Sequence[float] | None = None, seed: int = 0) -> None:
-        self.rows, self.tokenizer, self.tempo, self.gain, self.seed = rows, tokenizer, tempo, gain, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Utterance:
-        row = self.rows[max(index, ~index)]
-        samples = audio.read(row.path, row.start, row.end)
-        draw = random.Random(f"{self.seed} {self.epoch} {row.id}")
-        if self.tempo:
-            samples = augment.change_tempo(samples, draw.uniform(*self.tempo))
-        if self.gain:
-            samples = augment.change_gain(samples, draw.uniform(*self.gain))
-        text = normalize_text(row.text)
-        return row.id, torch.from_numpy(samples), torch.tensor(self.tokenizer.encode(text)), text, float(index >= 0)
-
-    @staticmethod
-    def collate(items: list[Utterance]) -> dict[str, Any]:
-        """Pads a batch: ids, waveforms ``[batch, samples]``, tokens ``[batch, tokens]``, lengths, texts, weights."""
-        ids, waveforms, tokens, texts, weights = zip(*items, strict=True)
-        return {
-            "ids": ids, "texts": texts, "weights": torch.tensor(weights),
-            "waveforms": torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True),
-            "lengths": torch.tensor([len(waveform) for waveform in waveforms]),
-            "tokens": torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True),
-            "token_lengths": torch.tensor([len(item) for item in tokens]),
-        }
-
-
 class ASRBrain(sb.Brain):
     """CTC training of the encoder."""
 
     def compute_forward(self, batch: dict[str, Any], stage: sb.Stage) -> Frames:
-        """Log-probabilities of the characters, ``[batch, time, 29]``."""
-        change = self.spec_augment if stage == sb.Stage.TRAIN and self.hparams.spec_augment else None
+        """Log-probabilities of the tokens, ``[batch, time, tokens]``."""
+        change = partial(self.disturb, batch) if stage == sb.Stage.TRAIN else None
         waveforms, lengths = batch["waveforms"].to(self.device), batch["lengths"].to(self.device)
         return self.modules.encoder(waveforms, lengths, change).log_probs
 
-    def spec_augment(self, features: torch.Tensor) -> torch.Tensor:
-        """Masks bands of time and frequency of the spectrogram (Park et al. 2019).
+    def disturb(self, batch: dict[str, Any], features: Frames) -> Frames:
+        """Masks the spectrograms where that is asked for, and takes a copy's frames away: they shall count nothing."""
+        counted = batch["weights"].to(features.lengths)
+        frames = Frames(features.data, features.lengths * counted, features.rate)
+        if not self.hparams.spec_augment:
+            return frames
+        items = [self.spec_augment(name, item) for name, item in zip(batch["ids"], features.unpad(), strict=True)]
+        return replace(frames, data=torch.nn.utils.rnn.pad_sequence(items, batch_first=True))
 
-        The masks depend on seed, epoch, step and process alone, so that a run resumed in mid-epoch repeats them.
+    def spec_augment(self, name: str, spectrogram: torch.Tensor) -> torch.Tensor:
+        """Masks bands of time and frequency of a spectrogram ``[time, bins]`` (Park et al. 2019).
+
+        The masks depend on seed, epoch and the utterance's name alone: a run resumed in mid-epoch repeats them, and so
+        does one with more processes.
         """
-        draw = random.Random(f"{self.hparams.seed} {self.epoch} {self.step} {RANK}")
-        torch.manual_seed(draw.getrandbits(63))
+        torch.manual_seed(random.Random(f"{self.hparams.seed} {self.epoch} {name}").getrandbits(63))
         for mask in self.hparams.masks:
-            features = mask(features)
-        return features
+            spectrogram = mask(spectrogram.unsqueeze(0)).squeeze(0)
+        return spectrogram
 
     def compute_objectives(self, predictions: Frames, batch: dict[str, Any], stage: sb.Stage) -> torch.Tensor:
         """CTC loss, summed over an utterance and averaged over the batch of all processes (Graves et al. 2006)."""
@@ -137,20 +109,28 @@ class ASRBrain(sb.Brain):
         losses = ctc_loss(log_probs, batch["tokens"].to(self.device), predictions.lengths,
                           batch["token_lengths"].to(self.device), blank=0, reduction="none")
         if stage == sb.Stage.TRAIN:
-            if not losses.isfinite().all():
-                wrong = [batch["ids"][item] for item in (~losses.isfinite()).nonzero().flatten().tolist()]
-                raise DataError(f"the CTC loss of {', '.join(wrong)} is not finite: is a transcript longer than its "
-                                "audio?")
             weights = batch["weights"].to(self.device)
+            losses = losses.where(weights > 0, 0)  # that of a copy, which has no frames, is infinite
+            self.check_losses(losses, batch["ids"])
             # the gradient is averaged over the processes, the loss over the utterances of all
-            return (losses * weights).sum() * WORLD_SIZE / total(weights.sum())
+            return (losses * weights).sum() * WORLD_SIZE / over_processes(weights.sum())
         found = zip(*(decode(predictions) for decode in self.decoders.values()), strict=True)
         self.outcome += zip(batch["ids"], found, batch["texts"], losses.tolist(), strict=True)
         return losses.mean()
 
+    def check_losses(self, losses: torch.Tensor, ids: Sequence[str]) -> None:
+        """Names the utterances whose loss is not finite, and the likely reason."""
+        if losses.isfinite().all():
+            return
+        wrong = ", ".join(ids[item] for item in (~losses.isfinite()).nonzero().flatten().tolist())
+        if losses.isnan().any():
+            raise DataError(f"the CTC loss of {wrong} is not a number in epoch {self.epoch}, step {self.step}: "
+                            "training has diverged; a lower --lr may help")
+        raise DataError(f"the CTC loss of {wrong} is infinite: is a transcript longer than its audio?")
+
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: torch.Tensor, should_step: bool) -> None:
         """Steps a schedule that counts batches."""
-        if self.by_batch:
+        if self.by_batch and should_step:
             self.schedule.step()
 
     def init_optimizers(self) -> None:
@@ -162,7 +142,7 @@ class ASRBrain(sb.Brain):
         self.checkpointer.add_recoverable("schedule", self.schedule)
 
     def _wrap_distributed(self) -> None:
-        """The encoder's norms look over the processes by themselves, so their statistics need no exchange."""
+        """No exchange of buffers: the norms' are equal, and the processes validate on unlike numbers of batches."""
         if not self.distributed_launch:
             return super()._wrap_distributed()
         devices = [self.device] if torch.device(self.device).type == "cuda" else None
@@ -182,7 +162,7 @@ class ASRBrain(sb.Brain):
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Logs, anneals and keeps the checkpoint with the lowest validation CER, and the last."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = total(torch.tensor(stage_loss, device=self.device)).item() / WORLD_SIZE
+            self.train_loss = over_processes(torch.tensor(stage_loss, device=self.device)).item() / WORLD_SIZE
             return
         ids, found, wanted, losses = zip(*gathered(self.outcome), strict=True)
         self.errors = {f"{rate}{ending}": error_rate(divide, ids, texts, wanted)
@@ -207,14 +187,11 @@ class ASRBrain(sb.Brain):
             self.test_stats = stats
 
 
-RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
-
-
-def total(value: torch.Tensor) -> torch.Tensor:
-    """Sum over the processes."""
-    if WORLD_SIZE > 1:
-        torch.distributed.all_reduce(value)
-    return value
+# torchrun's, as SpeechBrain reads them
+if "LOCAL_RANK" in os.environ:
+    RANK, WORLD_SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+else:
+    RANK, WORLD_SIZE = 0, 1
 
 
 def gathered(items: list[Any]) -> list[Any]:
@@ -234,95 +211,45 @@ def error_rate(divide: Callable[[str], list[str]], ids: Sequence[str], found: Se
     return errors
 
 
+class EpochCurves(TensorboardLogger):
+    """SpeechBrain's logger for TensorBoard, with an epoch at its number: that counts calls, of a resumed run from 1."""
+
+    def log_stats(self, stats_meta: dict[str, Any], train_stats: Any = None, valid_stats: Any = None,
+                  test_stats: Any = None, verbose: bool = False) -> None:
+        """As the base class; ``stats_meta`` names the epoch."""
+        before = stats_meta["epoch" if "epoch" in stats_meta else "epoch loaded"] - 1
+        stages = {"train": train_stats, "valid": valid_stats, "test": test_stats}
+        self.global_step = {"meta": before} | {stage: dict.fromkeys(stats or (), before)
+                                               for stage, stats in stages.items()}
+        super().log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
+
+
+def wandb_run(init: Callable[..., Any], folder: Path) -> Any:
+    """The run of Weights & Biases that this folder's is; ``wandb_id`` in it keeps its name."""
+    path = folder / "wandb_id"
+    if not path.is_file():
+        write_atomically(path, lambda file: file.write(secrets.token_hex(4)))
+    return init(dir=str(folder), id=path.read_text(encoding="utf-8"), resume="allow")
+
+
 def monitor(name: str | None, folder: Path) -> TrainLogger | None:
     """SpeechBrain's logger of that name: TensorBoard's curves in the run's folder, or Weights & Biases.
 
     Raises
     ------
     OptionError
-        Its package is not installed.
+        Its package is not installed, or Weights & Biases gives no run.
     """
     try:
         if name == "tensorboard":
-            return TensorboardLogger(str(folder / "tensorboard"))
+            return EpochCurves(str(folder / "tensorboard"))
         if name == "wandb":
-            run = fingerprint({"folder": str(folder.absolute())}, {})[:8]
-            return WandBLogger(importlib.import_module("wandb").init, dir=str(folder), id=run, resume="allow")
+            return WandBLogger(wandb_run, importlib.import_module("wandb").init, folder)
     except ImportError as error:
         raise OptionError(f"--monitor {name}: {error}; install it: pip install {name}") from error
+    except TypeError as error:  # SpeechBrain calls the exception that it caught
+        raise OptionError(f"--monitor {name}: {error.__context__}") from error
     return None
-
-
-def speaker_split(rows: Sequence[manifest.Row], held_out: int) -> tuple[list[manifest.Row], list[manifest.Row]]:
-    """Training rows, and the rows of the ``held_out`` last speakers in the order of their names."""
-    speakers = sorted({row.speaker for row in rows})
-    if not 0 < held_out < len(speakers):
-        raise DataError(f"{held_out} of {len(speakers)} speakers cannot be held out for validation")
-    valid = set(speakers[-held_out:])
-    return [row for row in rows if row.speaker not in valid], [row for row in rows if row.speaker in valid]
-
-
-def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: float,
-           fastest: float = 1.0) -> list[manifest.Row]:
-    """The rows with a transcript that CTC can align at tempo ``fastest``, and at most ``max_duration`` seconds.
-
-    What is left out is counted in the log, and so are the characters that are no letters.
-    """
-    assert encoder.tokenizer is not None
-    kept, left_out, foreign = [], Counter[str](), Counter[str]()
-    all_steps = encoder.steps(torch.tensor([int(row.duration * SAMPLE_RATE / fastest) for row in rows])).tolist()
-    for row, steps in zip(rows, all_steps, strict=True):
-        tokens = encoder.tokenizer.encode(normalize_text(row.text))
-        repeats = sum(first == second for first, second in pairwise(tokens))
-        foreign.update(foreign_characters(row.text))
-        if row.duration > max_duration:
-            left_out[f"over {max_duration:g} s"] += 1
-        elif not tokens:
-            left_out["without letters"] += 1
-        elif steps < len(tokens) + repeats:
-            left_out["with more text than CTC can align"] += 1
-        else:
-            kept.append(row)
-    reasons = "".join(f", {number} {reason}" for reason, number in left_out.most_common())
-    taken = " ".join(f"{character} ({number})" for character, number in foreign.most_common(20))
-    logger.info("%d of %d utterances are used%s%s", len(kept), len(rows), f"; left out{reasons[1:]}" if reasons else "",
-                f"; taken for spaces: {taken}" if taken else "")
-    if not kept:
-        raise DataError(f"none of {len(rows)} utterances has a transcript that fits {max_duration} s{reasons}")
-    return kept
-
-
-def check_corpora(corpora: Sequence[Any], default: str | None) -> None:
-    """Refuses a list of corpora whose readers or keys do not exist, or that lacks a folder."""
-    if not corpora:
-        raise OptionError("--train_data and --test_data must name one corpus or more")
-    for one in corpora:
-        if not isinstance(one, Mapping) or not {"corpus"} <= one.keys() <= {"corpus", "folder", "options"}:
-            raise OptionError(f"a corpus is {{corpus: NAME, folder: FOLDER, options: {{…}}}}, not {one}")
-        registry.find("corpora", str(one["corpus"]))
-        if one.get("folder", default) is None:
-            raise OptionError(f"where is corpus '{one['corpus']}'? give --data_folder FOLDER")
-
-
-def joined(corpora: Sequence[Mapping[str, Any]], default: str | None, folder: Path) -> list[list[manifest.Row]]:
-    """Rows of each corpus, each with a manifest of its own; of several, ids and speakers are named by their corpus."""
-    parts = []
-    for number, one in enumerate(corpora, start=1):
-        out = folder / f"{number}-{one['corpus']}"
-        run_on_main(manifest.prepare, args=(one["corpus"], one.get("folder", default), out, one.get("options")))
-        found = manifest.load(out / "manifest.csv")
-        if len(corpora) > 1:
-            found = [replace(row, id=f"{out.name}/{row.id}", speaker=f"{out.name}/{row.speaker}") for row in found]
-        parts.append(found)
-    return parts
-
-
-def write_tokenizer(folder: Path, tokens: str, vocabulary: int, rows: Sequence[manifest.Row]) -> None:
-    """Writes the tokenizer that the encoder is built with, and the texts that a language model may be built of."""
-    texts = [normalize_text(row.text) for row in rows]
-    model = character_tokenizer() if tokens == "characters" else subword_tokenizer(texts, tokens, vocabulary)
-    write_atomically(folder / "text.txt", lambda file: file.writelines(f"{text}\n" for text in texts))
-    write_atomically(folder / "tokenizer.model", lambda file: file.write(model), binary=True)
 
 
 def start_from(encoder: DeepSpeech2, folder: str | Path) -> None:
@@ -331,12 +258,11 @@ def start_from(encoder: DeepSpeech2, folder: str | Path) -> None:
     Raises
     ------
     OptionError
-        That has other sizes, preprocessing or tokens.
+        That has other sizes or another preprocessing.
     """
-    trained = DeepSpeech2.from_pretrained(folder)
-    own = encoder.architecture | {"tokens": encoder.vocabulary}
-    different = [f"{key} {value} there, {own[key]} here"
-                 for key, value in (trained.architecture | {"tokens": trained.vocabulary}).items() if value != own[key]]
+    trained, own = DeepSpeech2.from_pretrained(folder), encoder.architecture
+    different = [f"{key} {value} there, {own[key]} here" for key, value in trained.architecture.items()
+                 if value != own[key]]
     if different:
         raise OptionError(f"--pretrained_encoder {folder} is another network: {'; '.join(different)}")
     encoder.load_state_dict(trained.state_dict())
@@ -350,12 +276,6 @@ def run_settings(exp: experiment.Experiment) -> dict[str, Any]:
         settings["pretrained_encoder"] = DeepSpeech2.from_pretrained(settings["pretrained_encoder"]).fingerprint
     return {"recipe": "train_asr"} | settings | chosen | {
         "run_options": exp.decisive_options, "version": ser_plugins.__version__}
-
-
-def data_fingerprint(rows: Mapping[str, Sequence[manifest.Row]]) -> str:
-    """Hash of all that decides a run's numbers in the rows of each part; their order does not."""
-    return fingerprint({part: sorted([row.id, row.start, row.end, row.speaker, row.text] for row in rows[part])
-                        for part in rows}, {})
 
 
 def training_batches(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> batches.Shares:
@@ -383,6 +303,8 @@ def main(argv: Sequence[str]) -> None:
     exp = experiment.load(argv)
     values = exp.values
     experiment.check_values(values, RULES)
+    for key in {"tokens", "vocabulary"} & exp.given if values["pretrained_encoder"] is not None else ():
+        raise OptionError(f"--{key} goes without --pretrained_encoder: that has tokens of its own")
     decode_options = {key: values[key] for key in decoding.RULES}
     decoding.check(**decode_options)
     for part in ("train_data", "test_data"):
@@ -395,11 +317,11 @@ def main(argv: Sequence[str]) -> None:
     parts = {part: joined(values[f"{part}_data"], values["data_folder"], folder / f"manifest_{part}")
              for part in ("train", "test")}
     rows = {part: [row for one in corpora for row in one] for part, corpora in parts.items()}
-    claim(args=(folder, {**settings, "data": data_fingerprint(rows)}, False))
+    claim(args=(folder, {**settings, "data": data_fingerprint(rows["train"])}, False))
     first_rows, valid_rows = speaker_split(parts["train"][0], values["valid_speakers"])
     train_rows = first_rows + [row for one in parts["train"][1:] for row in one]
 
-    run_on_main(write_tokenizer, args=(folder, values["tokens"], values["vocabulary"], train_rows))
+    run_on_main(write_tokenizer, args=(folder, values, train_rows))
     torch.manual_seed(values["seed"])  # the encoder's first weights
     hparams = exp.build({"tokenizer_file": str(folder / "tokenizer.model")})
     encoder = hparams["encoder"]

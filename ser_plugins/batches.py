@@ -91,7 +91,8 @@ class DynamicBatches(Sampler[list[int]]):
         """Chooses the order of an epoch, counted from 1; all have as many batches."""
         self.batches = list(DynamicBatchSampler(
             self.durations, self.max_batch_length, lengths_list=self.durations, bucket_boundaries=self.boundaries,
-            batch_ordering="ascending" if epoch == 1 else "random", seed=self.seed, epoch=epoch))
+            batch_ordering="ascending" if epoch == 1 else "random",
+            seed=random.Random(f"{self.seed} {epoch}").getrandbits(31)))  # it would add the epoch to the seed
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)

@@ -4,8 +4,10 @@
     search(encoder(waveforms, lengths).log_probs)      # a transcript per item
 
 The search is SpeechBrain's `CTCBeamSearcher`: paths that give one text are summed, and the score of a text is
-log p(text | audio) + lm_weight · log p(text) + word_bonus · words, without the end of the sentence. The model is
-KenLM's, read from ARPA's text format, and its words are spelled with the tokenizer's letters.
+log p(text | audio) + lm_weight · log p(text) + word_bonus · words, without the end of the sentence; a word that
+the model does not know has a ten-billionth of the probability that it gives to unknown words. Tokens of a
+log-probability below -5, and texts that fall 10 behind the best, are given up. The model is KenLM's, read from ARPA's
+text format, and its words are spelled with the tokenizer's letters.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ from ser_plugins.errors import OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
 from ser_plugins.values import check_device, parse_value
 
-NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently"}
+NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently",
+                "ckpt_interval_minutes", "ckpt_interval_steps", "distributed_backend"}
 RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 

@@ -167,7 +167,7 @@ class SpeechRecognizer(Pretrained):
         return self.hparams.decode(self.encode_file(path, chunk))[0]
 
     def encode_file(self, path: str | Path, chunk: float = CHUNK) -> Frames:
-        """CTC log-probabilities of an audio file, ``[1, time, tokens]``, in memory that its audio does not decide.
+        """CTC log-probabilities of an audio file, ``[1, time, tokens]``; only they grow with the file.
 
         A file longer than ``chunk`` seconds is heard in pieces of that length. Of two that follow each other, which
         have 2 × `CONTEXT` in common, each gives the steps on its side of the middle. What the encoder computes over

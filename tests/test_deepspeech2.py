@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import conv2d, hardtanh
 
 from ser_plugins.contracts import SAMPLE_RATE, Frames
-from ser_plugins.encoders.deepspeech2 import DeepSpeech2, FrameNorm
+from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError
 from ser_plugins.features import spectrogram
 from ser_plugins.text import character_tokenizer
@@ -61,55 +61,6 @@ def test_steps_are_those_that_come_out(strides, samples):
     assert all(layer.data.shape == (1, steps, 2 * UNITS) for layer in encoding.layers)
     assert encoder.rate == encoding.log_probs.rate == 100 / (strides[0] * strides[1])
     assert encoder.layer_dims == (2 * UNITS,) * LAYERS
-
-
-def norms(reference):
-    """A norm of frames and PyTorch's batch norm with the same random weights, in double precision."""
-    ours = FrameNorm(4).double()
-    nn.init.normal_(ours.weight)
-    nn.init.normal_(ours.bias)
-    theirs = reference(4).double()
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("shape", "reference"), [((3, 4, 5, 7), nn.BatchNorm2d), ((6, 4), nn.BatchNorm1d)])
-def test_without_padding_frames_are_normalised_as_by_pytorch(shape, reference, training):
-    torch.manual_seed(0)
-    x, weights = torch.randn(2, *shape, dtype=torch.double)
-    ours, theirs = (norm.train(training) for norm in norms(reference))
-    results = []
-    for norm, arguments in ((ours, (torch.ones(shape[0], *[1] * (len(shape) - 2), shape[-1] if x.dim() > 2 else 1),)),
-                            (theirs, ())):
-        copy = x.clone().requires_grad_()
-        for _ in range(2):
-            value = norm(copy, *arguments)
-        (value * weights).sum().backward()
-        results.append({"value": value, "gradient": copy.grad, "weight": norm.weight.grad, "bias": norm.bias.grad,
-                        **norm.state_dict()})
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
-
-
-def test_padding_changes_neither_statistics_nor_gradients():
-    """The valid frames, each utterance by itself and put end to end, are PyTorch's batch."""
-    torch.manual_seed(1)
-    lengths, time = (7, 3, 5), 9
-    mask = torch.arange(time) < torch.tensor(lengths).unsqueeze(1)
-    x, weights = torch.randn(2, 3, 4, 2, time, dtype=torch.double)
-    ours, theirs = (norm.train() for norm in norms(nn.BatchNorm1d))
-    padded = x.clone().requires_grad_()
-    (ours(padded, mask[:, None, None, :]) * weights * mask[:, None, None, :]).sum().backward()
-
-    def joined(tensor):
-        return torch.cat([item[:, :, :length] for item, length in zip(tensor, lengths, strict=True)], dim=2)
-
-    valid = joined(x).unsqueeze(0).flatten(2).requires_grad_()
-    (theirs(valid) * joined(weights).unsqueeze(0).flatten(2)).sum().backward()
-    torch.testing.assert_close(joined(padded.grad).unsqueeze(0).flatten(2), valid.grad, rtol=0, atol=1e-12)
-    assert padded.grad.masked_select(~mask[:, None, None, :].expand_as(padded)).eq(0).all()
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

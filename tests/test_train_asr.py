@@ -1,6 +1,7 @@
 """The recogniser's recipe: its alphabet, data and objective, and short trainings on tones with short transcripts."""
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -182,7 +183,8 @@ def objective(frames, tokens, stage, weights=(1.0, 1.0)):
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(item) for item in tokens], batch_first=True)
     batch = {"ids": ("first", "second"), "texts": ("A", "B"), "tokens": padded, "token_lengths": lengths,
              "weights": torch.tensor(weights)}
-    brain = SimpleNamespace(device="cpu", decoders={"": lambda log_probs: ["A", "B"]}, outcome=[])
+    brain = SimpleNamespace(device="cpu", decoders={"": lambda log_probs: ["A", "B"]}, outcome=[], epoch=2, step=7)
+    brain.check_losses = lambda *words: train_asr.ASRBrain.check_losses(brain, *words)
     return train_asr.ASRBrain.compute_objectives(brain, frames, batch, stage)
 
 
@@ -199,9 +201,27 @@ def test_the_objective_is_ctc():
 
 def test_a_transcript_longer_than_its_audio_stops_training_and_is_named():
     frames = Frames.from_list([torch.zeros(steps, 3).log_softmax(dim=1) for steps in (6, 2)], 25.0)
-    with pytest.raises(DataError, match="the CTC loss of second is not finite: is a transcript longer than its audio"):
+    with pytest.raises(DataError, match="the CTC loss of second is infinite: is a transcript longer than its audio"):
         objective(frames, [[1], [1, 1]], sb.Stage.TRAIN)
     assert objective(frames, [[1], [1, 1]], sb.Stage.TEST) == math.inf  # a test set is tested as it is
+
+
+def test_a_training_that_diverges_is_told_so():
+    frames = Frames.from_list([torch.full((6, 3), math.nan), torch.zeros(6, 3).log_softmax(dim=1)], 25.0)
+    with pytest.raises(DataError, match=r"loss of first is not a number in epoch 2, step 7: training has diverged"):
+        objective(frames, [[1], [1]], sb.Stage.TRAIN)
+
+
+def test_a_copy_counts_nothing():
+    """It has no frames left, so that its loss would be infinite."""
+    frames = Frames.from_list([torch.randn(6, 3).log_softmax(dim=1), torch.zeros(0, 3)], 25.0)
+    frames.data.requires_grad_()
+    loss = objective(frames, [[1], [1, 2]], sb.Stage.TRAIN, weights=(1.0, 0.0))
+    alone = objective(Frames.from_list([frames.data[0].detach()] * 2, 25.0), [[1], [1]], sb.Stage.TRAIN)
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
+    loss.backward()
+    assert frames.data.grad.isfinite().all()
+    assert not frames.data.grad[1].any()
 
 
 def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tokenizer):
@@ -227,18 +247,26 @@ def test_masks_are_for_training_only(encoder):
 
     def mask(features):
         seen.append(features.shape)
-        return torch.zeros_like(features)
+        return torch.rand(1) * features
 
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=True, masks=[mask], seed=1), epoch=1,
-                            step=1)
+    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=True, masks=[mask], seed=1), epoch=1)
     brain.modules = SimpleNamespace(encoder=encoder)
-    brain.spec_augment = lambda features: train_asr.ASRBrain.spec_augment(brain, features)
-    batch = {"waveforms": torch.rand(1, 8000), "lengths": torch.tensor([8000])}
+    for name in ("disturb", "spec_augment"):
+        setattr(brain, name, functools.partial(getattr(train_asr.ASRBrain, name), brain))
+    batch = {"waveforms": torch.rand(2, 8000), "lengths": torch.tensor([8000, 1600]), "ids": ("a", "b"),
+             "weights": torch.ones(2)}
+    batch["waveforms"][1, 1600:] = 0
     with torch.no_grad():
         train_asr.ASRBrain.compute_forward(brain, batch, sb.Stage.VALID)
         assert seen == []
         train_asr.ASRBrain.compute_forward(brain, batch, sb.Stage.TRAIN)
-    assert seen == [(1, 51, 161)]
+        assert seen == [(1, 51, 161), (1, 11, 161)], "each utterance has masks of its own, within its length"
+        both = brain.disturb(batch, encoder.frontend(batch["waveforms"], batch["lengths"]))
+        one = {key: value[1:] for key, value in batch.items()}
+        alone = brain.disturb(one, encoder.frontend(one["waveforms"][:, :1600], one["lengths"]))
+        torch.testing.assert_close(both.unpad()[1], alone.unpad()[0])
+        copies = brain.disturb(batch | {"weights": torch.tensor([1.0, 0.0])}, both)
+        assert copies.lengths.tolist() == [51, 0]
 
 
 def test_a_run_leaves_error_rates_and_an_encoder(trained):
@@ -351,14 +379,14 @@ def in_processes(number, librispeech, folder, *words):
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, check=False)
 
 
-def test_two_processes_learn_what_one_does(train, librispeech, tmp_path):
-    """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which one process may have none."""
-    for words in (("--batch_size", "6"), ("--dynamic_batching", "true", "--max_batch_length", "2.2")):
-        words = (*words, "--number_of_epochs", "2", "--spec_augment", "false", "--optimizer", "sgd", "--lr",
-                 "0.0003", "--beam_size", "3")
+def test_several_processes_learn_what_one_does(train, librispeech, tmp_path):
+    """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which some processes have none."""
+    for number, words in ((2, ("--batch_size", "6")), (3, ("--dynamic_batching", "true", "--max_batch_length", "2.2"))):
+        words = (*words, "--number_of_epochs", "2", "--spec_augment", "true", "--optimizer", "sgd", "--lr", "0.0003",
+                 "--time_mask_length", "6", "--beam_size", "3")
         alone, shared = tmp_path / f"alone{words[1]}", tmp_path / f"shared{words[1]}"
         train(alone, *words)
-        done = in_processes(2, librispeech, shared, *words)
+        done = in_processes(number, librispeech, shared, *words)
         assert done.returncode == 0, done.stderr
         torch.testing.assert_close(weights(shared)["encoder"], weights(alone)["encoder"], rtol=1e-4, atol=1e-5)
         for name in ("train_log.txt", "cer_test.txt", "wer_test.txt", "cer_test_beam.txt", "wer_test_beam.txt"):
@@ -492,7 +520,7 @@ def test_training_starts_from_a_trained_encoder(train, trained, tmp_path):
         if "running" not in name and "tracked" not in name:
             torch.testing.assert_close(after[name], before[name].half().float(), rtol=0, atol=1e-5)
     for words, message in ((("--units", "5"), "is another network: units 8 there, 5 here"),
-                           (("--tokens", "bpe", "--vocabulary", "24"), "is another network: tokens 29 there, 24 here")):
+                           (("--tokens", "bpe"), "--tokens goes without --pretrained_encoder: that has tokens of its")):
         with pytest.raises(OptionError, match=message):
             train(tmp_path / "other", *start, *words, "--overwrite", "true")
     with pytest.raises(DataError, match="is no encoder folder"):
@@ -500,20 +528,43 @@ def test_training_starts_from_a_trained_encoder(train, trained, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_pretrained_encoder_keeps_its_tokens(train, tmp_path):
+    """Those that the new texts would give may have the same number, and other meanings."""
+    first = train(tmp_path / "first", "--number_of_epochs", "1", "--tokens", "bpe", "--vocabulary", "24")
+    swapped = "[{corpus: librispeech, options: {splits: [test-clean-5spk, train-clean-5]}}]"
+    second = train(tmp_path / "second", "--number_of_epochs", "1", "--train_data", swapped, "--pretrained_encoder",
+                   tmp_path / "first/encoder")
+    assert second.hparams.encoder.tokenizer_model == first.hparams.encoder.tokenizer_model
+
+
+def test_a_run_that_has_ended_is_tested_on_other_data(train, tmp_path):
+    words = ("--number_of_epochs", "1")
+    train(tmp_path / "run", *words)
+    trained = weights(tmp_path / "run")
+    other = "[{corpus: librispeech, options: {splits: [train-clean-5]}}]"
+    brain = train(tmp_path / "run", *words, "--test_data", other)
+    assert len(brain.errors["CER"].ids) == 12
+    torch.testing.assert_close(weights(tmp_path / "run"), trained, rtol=0, atol=0)
+
+
 def test_it_trains_in_bfloat16(train, tmp_path):
     brain = train(tmp_path / "run", "--number_of_epochs", "1", "--precision=bf16")
+    wanted = train(tmp_path / "float32", "--number_of_epochs", "1").train_loss
+    assert brain.train_loss == pytest.approx(wanted, rel=0.02)
+    assert brain.train_loss != wanted
     assert all(tensor.dtype != torch.bfloat16 and tensor.isfinite().all()
                for tensor in brain.hparams.encoder.state_dict().values())
 
 
 def test_tensorboard_shows_the_epochs(train, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tmp_path / "run", "--number_of_epochs", "2", "--monitor", "tensorboard")
+    for epochs in ("1", "2"):  # the second goes on
+        train(tmp_path / "run", "--number_of_epochs", epochs, "--monitor", "tensorboard")
     curves = events.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     log = (tmp_path / "run/train_log.txt").read_text()
     found = [event.value for event in curves.Scalars("CER/valid")]
     assert found == pytest.approx([float(value) for value in re.findall(r"valid CER: (\S+),", log)], rel=1e-2)
-    assert len(curves.Scalars("loss/train")) == 2
+    assert [event.step for event in curves.Scalars("loss/train")] == [1, 2]
 
 
 def test_a_monitor_that_is_not_installed_is_named(train, tmp_path, monkeypatch):
@@ -530,10 +581,19 @@ def test_weights_and_biases_gets_the_epochs(train, tmp_path, monkeypatch):
         log=lambda values, step=None: logged.append((step, values))))
     monkeypatch.setitem(sys.modules, "wandb", module)
     train(tmp_path / "run", "--number_of_epochs", "2", "--monitor", "wandb")
-    assert run["resume"] == "allow"
+    assert (run["resume"], run["id"]) == ("allow", (tmp_path / "run/wandb_id").read_text())
     assert [step for step, _ in logged] == [1, 2, None]
     assert [set(values) & {"train", "valid", "test"} for _, values in logged] == [
         {"train", "valid"}, {"train", "valid"}, {"test"}]
+
+
+def test_a_failure_of_weights_and_biases_is_told(train, tmp_path, monkeypatch):
+    def init(**words):
+        raise ValueError("no API key")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(OptionError, match="--monitor wandb: no API key"):
+        train(tmp_path / "run", "--monitor", "wandb")
 
 
 def test_an_encoder_folder_is_an_encoder_of_train_ser(trained, train_ser_with):

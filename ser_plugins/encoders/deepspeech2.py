@@ -1,12 +1,13 @@
 """The recogniser: DeepSpeech 2 with CTC (Amodei et al. 2016; Lakomkin et al. 2017, §3.1.1 and Fig. 2).
 
 Two 2-D convolutions over the spectrogram, L bidirectional recurrent layers with sequence-wise batch normalisation,
-and a softmax over characters for each frame. The directions are summed on the way up. What a head reads of layer k is
+and a softmax over tokens for each frame. The directions are summed on the way up. What a head reads of layer k is
 the layer's output with both directions side by side (or summed, by option). That the representation is concatenated is
 inferred: "neuron 840 of the second GRU layer" (Fig. 6) does not exist among 800 summed units.
 
 A trained encoder is a folder: ``encoder.json`` (architecture and preprocessing), ``weights.safetensors`` (fp16; of
-an imported encoder fp32) and ``tokenizer.model`` (SentencePiece characters; piece 0 is the blank).
+an imported encoder fp32) and ``tokenizer.model`` (SentencePiece characters or subwords; piece 0 is the
+blank).
 """
 
 from __future__ import annotations
@@ -22,80 +23,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.linalg import vector_norm
-from torch.nn.functional import batch_norm
 
 from ser_plugins import registry
 from ser_plugins.contracts import Encoder, Encoding, Frames, class_name, fingerprint, length_mask
 from ser_plugins.errors import DataError, SerError
+from ser_plugins.frame_norm import FrameNorm
 from ser_plugins.recurrent import BiRNNLayer
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "deepspeech2_small"
 KERNELS = ((41, 11), (21, 11))  # [frequency, time], as deepspeech.pytorch; half of each is padding on either side
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
-
-
-class FrameNorm(nn.BatchNorm1d):
-    """Batch norm whose statistics are those of the valid frames, over the batches of all processes.
-
-    So neither padding nor the number of processes changes what is learned. Evaluation is that of any batch norm.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    momentum: float
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Maps ``[batch, channels, …]`` to the same shape; ``mask`` is 1 where a frame is valid, and broadcast over it.
-
-        What it gives for the padding means nothing.
-        """
-        if not self.training:
-            return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # in float32 also where the layers around it compute in less
-        normalised, mean, variance, count = _Normalise.apply(x.to(self.weight), mask, self.weight, self.bias, self.eps)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        self.num_batches_tracked += 1
-        return normalised.to(x)
-
-
-class _Normalise(torch.autograd.Function):
-    """Normalised values, mean, variance and number of values of a channel; gradients reach all processes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        over, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count = _over_processes(mask.sum() * (x.numel() // x.shape[1] // mask.numel()))
-        x = x * mask
-        mean = _over_processes(x.sum(over)) / count
-        x = x.sub_(mean.view(shape)).mul_(mask)
-        variance = _over_processes(vector_norm(x, dim=over).square()) / count
-        deviation = (variance + eps).sqrt()
-        x = x.div_(deviation.view(shape))
-        ctx.save_for_backward(x, mask, weight / deviation, count)
-        ctx.over, ctx.shape = over, shape
-        ctx.mark_non_differentiable(mean, variance, count)
-        return torch.addcmul(bias.view(shape), x, weight.view(shape)), mean, variance, count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, mask, scale, count = ctx.saved_tensors
-        gradient = gradient * mask
-        of_bias, of_weight = gradient.sum(ctx.over), (gradient * x).sum(ctx.over)
-        shift, slope = (_over_processes(torch.stack([of_bias, of_weight])) / count).unbind()
-        of_x = gradient.sub_(shift.view(ctx.shape)).addcmul_(x, slope.view(ctx.shape), value=-1)
-        return of_x.mul_(scale.view(ctx.shape)).mul_(mask), None, of_weight, of_bias, None
-
-
-def _over_processes(value: Tensor) -> Tensor:
-    """Sum over the processes of a distributed training."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-    return value
 
 
 class MaskedConvolutions(nn.Module):
@@ -220,7 +157,7 @@ class DeepSpeech2(Encoder):
         self.rate = self.frontend.rate / math.prod(time_strides)
         self.layer_dims = (units * (2 if self.concatenated else 1),) * num_layers
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, augment: Callable[[Tensor], Tensor] | None = None
+    def forward(self, waveforms: Tensor, lengths: Tensor, augment: Callable[[Frames], Frames] | None = None
                 ) -> Encoding:
         """Encodes waveforms ``[batch, samples]``; layer k is ``[batch, time, 2 × units]``.
 
@@ -228,7 +165,7 @@ class DeepSpeech2(Encoder):
         """
         features = self.frontend(waveforms, lengths)
         if augment is not None:
-            features = Frames(augment(features.data), features.lengths, features.rate).masked()
+            features = augment(features).masked()
         frames = self.convolutions(features)
         layers = []
         for layer, norm in zip(self.recurrent, self.norms, strict=True):
