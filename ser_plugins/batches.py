@@ -92,7 +92,7 @@ class DynamicBatches(Sampler[list[int]]):
         self.batches = list(DynamicBatchSampler(
             self.durations, self.max_batch_length, lengths_list=self.durations, bucket_boundaries=self.boundaries,
             batch_ordering="ascending" if epoch == 1 else "random",
-            seed=random.Random(f"{self.seed} {epoch}").getrandbits(31)))  # it would add the epoch to the seed
+            seed=random.Random(f"{self.seed} {epoch}").getrandbits(31), epoch=1))  # it adds the epoch to the seed
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
