@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier
 
 from ser_plugins.errors import DataError
 
@@ -42,6 +43,7 @@ class AtomicCheckpointer(Checkpointer):
                             "is the folder writable and the disk not full?") from error
         if checkpoint is not None:
             os.replace(checkpoint.path / f"{METAFNAME}.partial", checkpoint.path / METAFNAME)
+        ddp_barrier()  # the processes look for checkpoints next, and must see the same
         return checkpoint
 
     def _save_checkpoint_metafile(self, fpath: Path, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,14 @@
 """Checkpoints: whole or not there, and no dearer with every epoch."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+import ser_plugins
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.errors import DataError
 
@@ -105,3 +111,27 @@ def test_an_epochs_checkpoint_costs_what_the_first_one_did(tmp_path, monkeypatch
     counts = "".join(map(str, looks)).split("0")[:4]
     assert len(set(counts)) == 1
     assert len(checkpointer.list_checkpoints()) == 1  # the last is the best
+
+
+SAVING = """
+import os, sys, time, torch
+from ser_plugins import checkpoints
+
+torch.distributed.init_process_group("gloo")
+replace = os.replace
+checkpoints.os.replace = lambda *paths: (time.sleep(0.3), replace(*paths))  # the other process is ahead
+saver = checkpoints.AtomicCheckpointer(sys.argv[1], {"part": torch.nn.Linear(1, 1)})
+for loss in (0.3, 0.2, 0.1):
+    saver.save_and_keep_only(meta={"loss": loss}, min_keys=["loss"])
+    assert [one.meta["loss"] for one in saver.find_checkpoints()] == [loss]
+"""
+
+
+def test_processes_agree_on_what_to_delete(tmp_path):
+    """One that does not yet see the new checkpoint would keep the old one, and wait for the other for ever."""
+    (tmp_path / "saving.py").write_text(SAVING)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ser_plugins.__file__).parents[1])}
+    done = subprocess.run([*launcher, tmp_path / "saving.py", tmp_path / "save"], capture_output=True, text=True,
+                          env=os.environ | environment, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
