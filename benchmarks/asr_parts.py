@@ -92,7 +92,7 @@ def step_by_parts(encoder: DeepSpeech2, rows: Batch, tokenizer: Any, device: str
         clock(name, "backward", output.backward, gradient)
         gradient = data.grad
     clock("clipping, optimiser", "forward", update, encoder, optimizer)
-    return clock.times, float(loss)
+    return clock.times, loss.item()
 
 
 def collated(dataset: ASRDataset, device: str) -> dict[str, Any]:
