@@ -4,6 +4,7 @@ import csv
 import functools
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def synthetic_rows(synthetic_corpus):
     from ser_plugins.corpora import manifest
 
     return manifest.load(synthetic_corpus)
+
+
+@pytest.fixture(scope="session")
+def torchrun():
+    """Runs a script in several processes of one thread: ``torchrun(2, "script.py", "--seed", 2)``."""
+    import ser_plugins
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ser_plugins.__file__).parents[1])}
+
+    def run(number, *words, timeout=60):
+        launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", number, *words)
+        return subprocess.run([*map(str, launcher)], capture_output=True, text=True, env=environment, timeout=timeout,
+                              check=False)
+
+    return run
 
 
 HPARAMS = Path(__file__).parents[1] / "hparams"

@@ -1,14 +1,9 @@
 """Checkpoints: whole or not there, and no dearer with every epoch."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import ser_plugins
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.errors import DataError
 
@@ -127,11 +122,8 @@ for loss in (0.3, 0.2, 0.1):
 """
 
 
-def test_processes_agree_on_what_to_delete(tmp_path):
+def test_processes_agree_on_what_to_delete(tmp_path, torchrun):
     """One that does not yet see the new checkpoint would keep the old one, and wait for the other for ever."""
     (tmp_path / "saving.py").write_text(SAVING)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ser_plugins.__file__).parents[1])}
-    done = subprocess.run([*launcher, tmp_path / "saving.py", tmp_path / "save"], capture_output=True, text=True,
-                          env=os.environ | environment, timeout=60, check=False)
+    done = torchrun(2, tmp_path / "saving.py", tmp_path / "save")
     assert done.returncode == 0, done.stderr

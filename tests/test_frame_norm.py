@@ -1,15 +1,10 @@
 """The norm over valid frames is PyTorch's batch norm of those frames put end to end, in one process or several."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import ser_plugins
 from ser_plugins.frame_norm import FrameNorm
 
 
@@ -76,17 +71,14 @@ torch.save([share.grad, norm.weight.grad, norm.bias.grad, norm.state_dict()], f"
 """
 
 
-def test_three_processes_normalise_as_one_does(tmp_path):
+def test_three_processes_normalise_as_one_does(tmp_path, torchrun):
     """Five utterances; the last of the processes has one without valid frames, which counts nothing."""
     torch.manual_seed(2)
     x, weights = torch.randn(2, 6, 4, 7, dtype=torch.double)
     mask = torch.arange(7) < torch.tensor([7, 3, 5, 2, 6, 0]).unsqueeze(1)
     torch.save([x, weights * mask.unsqueeze(1), mask], tmp_path / "batch")
     (tmp_path / "shares.py").write_text(SHARES)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3")
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ser_plugins.__file__).parents[1])}
-    done = subprocess.run([*launcher, tmp_path / "shares.py", tmp_path / "batch"], capture_output=True, text=True,
-                          env=os.environ | environment, timeout=120, check=False)
+    done = torchrun(3, tmp_path / "shares.py", tmp_path / "batch")
     assert done.returncode == 0, done.stderr
     shares = [torch.load(tmp_path / f"batch.{rank}") for rank in range(3)]
     alone = FrameNorm(4).double().train()

@@ -5,10 +5,8 @@ import functools
 import itertools
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -370,31 +368,34 @@ def last_checkpoint(folder):
     return max((folder / "save").glob("CKPT*"), key=lambda path: path.stat().st_mtime)
 
 
-def in_processes(number, librispeech, folder, *words):
-    """Trains in other processes, as torchrun starts them."""
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number))
-    return subprocess.run(
-        [*launcher, RECIPES / "train_asr.py", RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech,
-         "--output_folder", folder, *TINY, *ONE_CORPUS, *words, "--distributed_backend=gloo"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, check=False)
+@pytest.fixture
+def in_processes(torchrun, librispeech):
+    """Trains in several processes: ``in_processes(2, folder, "--lr", 0.1)``."""
+    recipe = (RECIPES / "train_asr.py", RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech)
+
+    def run(number, folder, *words):
+        return torchrun(number, *recipe, "--output_folder", folder, *TINY, *ONE_CORPUS, *words,
+                        "--distributed_backend=gloo", timeout=300)
+
+    return run
 
 
-def test_several_processes_learn_what_one_does(train, librispeech, tmp_path):
+def test_several_processes_learn_what_one_does(train, in_processes, tmp_path):
     """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which some processes have none."""
     for number, words in ((2, ("--batch_size", "6")), (3, ("--dynamic_batching", "true", "--max_batch_length", "2.2"))):
-        words = (*words, "--number_of_epochs", "2", "--spec_augment", "true", "--optimizer", "sgd", "--lr", "0.0003",
+        words = (*words, "--number_of_epochs", "1", "--spec_augment", "true", "--optimizer", "sgd", "--lr", "0.0003",
                  "--time_mask_length", "6", "--beam_size", "3")
         alone, shared = tmp_path / f"alone{words[1]}", tmp_path / f"shared{words[1]}"
         train(alone, *words)
-        done = in_processes(number, librispeech, shared, *words)
+        done = in_processes(number, shared, *words)
         assert done.returncode == 0, done.stderr
         torch.testing.assert_close(weights(shared)["encoder"], weights(alone)["encoder"], rtol=1e-4, atol=1e-5)
         for name in ("train_log.txt", "cer_test.txt", "wer_test.txt", "cer_test_beam.txt", "wer_test_beam.txt"):
             assert (shared / name).read_text() == (alone / name).read_text()
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(librispeech, tmp_path):
-    done = in_processes(2, librispeech, tmp_path / "run", "--batch_size", "3")
+def test_a_batch_that_cannot_be_divided_is_refused(in_processes, tmp_path):
+    done = in_processes(2, tmp_path / "run", "--batch_size", "3")
     assert "--batch_size 3 is that of all 2 processes together, and no multiple of 2" in done.stderr
     assert done.returncode != 0
 
