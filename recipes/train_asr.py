@@ -3,9 +3,9 @@
     python recipes/train_asr.py hparams/asr_small.yaml --data_folder LibriSpeech
 
 The run's folder gets the checkpoints, the log, CER and WER with alignments, ``text.txt``, the training transcripts for
-a language model, and ``encoder/``, the trained encoder for ``--encoder`` of train_ser.py. A run that was ended starts
-again at its last checkpoint, and ends with the weights of an undisturbed one. Under ``torchrun`` the processes share
-every batch, and learn what one process would.
+a language model, and ``encoder/``, the trained encoder for ``--encoder`` of train_ser.py; the manifests lie in a folder
+beside it. A run that was ended starts again at its last checkpoint, and ends with the weights of an undisturbed one.
+Under ``torchrun`` the processes share every batch, and learn what one process would.
 """
 
 from __future__ import annotations
@@ -311,13 +311,13 @@ def main(argv: Sequence[str]) -> None:
         check_corpora(values[part], values["data_folder"])
     settings, folder = run_settings(exp), Path(values["output_folder"])
     ddp_init_group(exp.run_opts)
-    claim = partial(run_on_main, experiment.claim_folder)
-    claim(args=(folder, settings, values["overwrite"]))
-    sb.create_experiment_directory(str(folder), str(exp.file), exp.nested())
-    parts = {part: joined(values[f"{part}_data"], values["data_folder"], folder / f"manifest_{part}")
+    manifests = folder.with_name(f"{folder.name}_data")  # beside the run's folder, which is not touched before
+    parts = {part: joined(values[f"{part}_data"], values["data_folder"], manifests / part)
              for part in ("train", "test")}
     rows = {part: [row for one in corpora for row in one] for part, corpora in parts.items()}
-    claim(args=(folder, {**settings, "data": data_fingerprint(rows["train"])}, False))
+    stamp = {**settings, "data": data_fingerprint(rows["train"])}
+    run_on_main(experiment.claim_folder, args=(folder, stamp, values["overwrite"]))
+    sb.create_experiment_directory(str(folder), str(exp.file), exp.nested())
     first_rows, valid_rows = speaker_split(parts["train"][0], values["valid_speakers"])
     train_rows = first_rows + [row for one in parts["train"][1:] for row in one]
 

@@ -351,7 +351,7 @@ def report(folder: Path, brain: SERBrain, system: str, parts: Mapping[str, Seque
         folder / "confusion.png", dpi=150)
     print(metrics.table(result, labels))
     print(f"{system} on {settings['corpus']}, test speaker {fold.test} ({len(truth)} utterances), "
-          f"epoch {best.meta['epoch']} of {content['epochs']}\neverything lies in {folder}")
+          f"epoch {best.meta['epoch']}, the best of {content['epochs']}\neverything lies in {folder}")
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def check(beam_size: int, lm: str | Path | None, lm_weight: float, word_bonus: f
         return
     if not beam_size:
         raise OptionError(f"lm {lm}: greedy decoding takes no language model; give a beam_size, as 100")
-    _kenlm()
     if not Path(lm).is_file():
         raise DataError(f"{lm}: no such language model")
+    _kenlm()
 
 
 def decoder(encoder: Encoder, beam_size: int = 0, lm: str | Path | None = None, lm_weight: float = LM_WEIGHT,

@@ -158,14 +158,14 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
     >>> _check_kind("lr", "fast", 0.1)
     Traceback (most recent call last):
     ...
-    ser_plugins.errors.OptionError: --lr: 'fast' is not a number; the file has 0.1
+    ser_plugins.errors.OptionError: --lr: 'fast' is not a number, such as 0.1
     """
     for kind, accepted, name in ((bool, bool, "true or false"), (int, int, "a whole number"),
                                  (float, int | float, "a number"), (list, list | None, "a list, [a, b]"),
                                  (Mapping, Mapping, "a mapping, {key: value}")):
         if isinstance(default, kind):
             if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-                raise OptionError(f"--{key}: {value!r} is not {name}; the file has {default!r}")
+                raise OptionError(f"--{key}: {value!r} is not {name}, such as {default!r}")
             return
 
 
@@ -229,6 +229,9 @@ def _tree(file: Path) -> dict[str, Any]:
         tag = getattr(getattr(included, "tag", None), "value", None) or ""
         if tag.startswith("!include:"):
             name = tag.removeprefix("!include:")
+            if not (file.parent / name).is_file():
+                raise OptionError(f"{file} is a variation of {name}, which is not beside it in {file.parent}: put both "
+                                  "into one folder")
             base = reader.load((file.parent / name).read_text(encoding="utf-8"))
             for key in included:
                 if key not in base:

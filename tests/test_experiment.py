@@ -122,7 +122,7 @@ def test_a_kind_is_checked_wherever_the_value_stands(base, where):
         base.write_text(FILE.replace("lr: 0.1,", "lr: fast,"))
     path = base.with_name("variation.yaml")
     path.write_text("experiment: !include:base.yaml\n    name: ours\n" + "    lr: fast\n" * (where == "variation"))
-    with pytest.raises(OptionError, match=r"--lr: 'fast' is not a number; the file has 0\.01"):
+    with pytest.raises(OptionError, match=r"--lr: 'fast' is not a number, such as 0\.01"):
         load(path)
 
 
@@ -320,6 +320,12 @@ def test_the_papers_recogniser(tokenizer):
     assert schedule.keywords["gamma"] == pytest.approx(1 / 1.1)
     assert (built["num_layers"], built["cell"], built["max_duration"]) == (5, "gru", 15.0)
     assert built["encoder"].vocabulary == 29
+
+
+def test_a_variation_without_its_base_is_told(tmp_path):
+    (tmp_path / "mine.yaml").write_text((HPARAMS / "mp.yaml").read_text())
+    with pytest.raises(OptionError, match=r"mine\.yaml is a variation of ser\.yaml, which is not beside it in "):
+        load(tmp_path / "mine.yaml")
 
 
 def test_an_interruption_is_told_in_a_line(monkeypatch, capsys):

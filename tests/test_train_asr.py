@@ -128,6 +128,17 @@ def test_speakers_are_held_out_whole():
     assert sorted(one.id for one in kept + held) == [str(number) for number in range(9)]
 
 
+def test_a_corpus_that_is_not_there_costs_no_run(train, tmp_path):
+    train(tmp_path / "run", "--number_of_epochs", "1")
+    before = sorted(tmp_path.glob("run/**/*"))
+    with pytest.raises(DataError, match="is not this corpus"):
+        train(tmp_path / "run", "--overwrite", "true", "--data_folder", tmp_path / "run")
+    with pytest.raises(DataError, match="is not this corpus"):
+        train(tmp_path / "other", "--data_folder", tmp_path / "run")
+    assert sorted(tmp_path.glob("run/**/*")) == before
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("held_out", [0, 3, 4])
 def test_someone_must_train_and_someone_validate(held_out):
     rows = [row(speaker=f"s{number}") for number in range(3)]
