@@ -348,6 +348,8 @@ def main(argv: Sequence[str]) -> None:
     brain.evaluate(evaluation(rows["test"]), min_key="CER")
     if if_main_process():
         export(brain, hparams, len(train_rows), sum(row.duration for row in train_rows) / 3600, len(rows["test"]))
+    if WORLD_SIZE > 1:
+        torch.distributed.destroy_process_group()  # else a process may end in a crash that torchrun reports
 
 
 def export(brain: ASRBrain, hparams: dict[str, Any], utterances: int, hours: float, tested: int) -> None:

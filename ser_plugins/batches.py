@@ -79,7 +79,7 @@ class DynamicBatches(Sampler[list[int]]):
     Example
     -------
     >>> list(DynamicBatches([3.0, 1.0, 2.0], max_batch_length=4.0, num_buckets=2, seed=0))
-    [[1, 2], [0]]
+    [[2, 1], [0]]
     """
 
     def __init__(self, durations: Sequence[float], max_batch_length: float, num_buckets: int, seed: int) -> None:

@@ -119,6 +119,7 @@ saver = checkpoints.AtomicCheckpointer(sys.argv[1], {"part": torch.nn.Linear(1, 
 for loss in (0.3, 0.2, 0.1):
     saver.save_and_keep_only(meta={"loss": loss}, min_keys=["loss"])
     assert [one.meta["loss"] for one in saver.find_checkpoints()] == [loss]
+torch.distributed.destroy_process_group()
 """
 
 

@@ -143,9 +143,13 @@ def test_parameters_of_the_papers_size_in_closed_form():
 def test_augmentation_is_applied_to_the_front_ends_frames_and_not_to_padding():
     encoder = tiny()
     waveforms, lengths = speech(4000, 2000)
-    changed = encoder(waveforms, lengths, lambda frames: frames + 1)
+
+    def raised(frames):
+        return Frames(frames.data + 1, frames.lengths, frames.rate)
+
+    changed = encoder(waveforms, lengths, raised)
     assert not torch.allclose(changed.log_probs.data, encoder(waveforms, lengths).log_probs.data)
-    alone = encoder(waveforms[1:, :2000], lengths[1:], lambda frames: frames + 1)
+    alone = encoder(waveforms[1:, :2000], lengths[1:], raised)
     torch.testing.assert_close(changed.log_probs.unpad()[1], alone.log_probs.data[0], atol=1e-5, rtol=0)
 
 
@@ -296,8 +300,8 @@ def test_truncated_weights_are_refused(folder, keep):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda weights: weights.update({"output.weight": torch.zeros(28, UNITS)}),
-     r"output\.weight has shape \(28, 6\), expected \(29, 6\)$"),
+    (lambda weights: weights.update({"output.weight": torch.zeros(29, UNITS - 1)}),
+     r"output\.weight has shape \(29, 5\), expected \(29, 6\)$"),
     (lambda weights: weights.pop("output.weight"), r"output\.weight is missing$"),
     (lambda weights: weights.update(extra=torch.zeros(1)), "extra is not part of the network$"),
     (lambda weights: weights["output.weight"].__setitem__((3, 2), float("nan")), r"output\.weight is not finite$"),

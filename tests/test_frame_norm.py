@@ -68,6 +68,7 @@ norm = FrameNorm(4).double().train()
 share = x[rank::3].clone().requires_grad_()
 (norm(share, mask[rank::3, None]) * weights[rank::3]).sum().backward()
 torch.save([share.grad, norm.weight.grad, norm.bias.grad, norm.state_dict()], f"{sys.argv[1]}.{rank}")
+torch.distributed.destroy_process_group()
 """
 
 
