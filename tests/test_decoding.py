@@ -179,6 +179,7 @@ def test_what_cannot_be_searched_is_refused(characters):
 def test_a_package_that_is_missing_is_named(characters, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "speechbrain.integrations.decoders.kenlm_scorer", raising=False)
+    (tmp_path / "words.arpa").touch()
     with pytest.raises(OptionError, match=r"needs kenlm and pygtrie \(.*\): pip install 'ser_plugins\[lm\]'"):
         BeamSearch(characters, 5, tmp_path / "words.arpa")
 

@@ -189,7 +189,7 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [
     ("a: [1, 2", r"file\.yaml is not valid YAML: .*line 1"),
     ("a: 1\na: 2", r"file\.yaml is not valid YAML: .*duplicate key"),
-    ("experiment: !include:gone.yaml\n    a: 1", r"file\.yaml is not valid YAML: .*gone\.yaml"),
+    ("experiment: !include:gone.yaml\n    a: 1", r"file\.yaml is a variation of gone\.yaml, which is not"),
     ("experiment: !include:base.yaml\n    name: x\n    batchsize: 1",
      r"file\.yaml: no key 'batchsize'; did you mean 'batch_size'\? keys of base\.yaml"),
     ("- 1\n- 2", r"file\.yaml holds no keys"),
