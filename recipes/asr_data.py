@@ -30,14 +30,16 @@ Utterance = tuple[str, torch.Tensor, torch.Tensor, str, float]
 
 
 class ASRDataset(Dataset):
-    """Waveform, token numbers, transcript and weight of each utterance; training disturbs tempo and gain.
+    """Waveform, token numbers, transcript and weight of each utterance; training disturbs tempo, speed and gain.
 
     The weight is 1; that of ``~index``, a copy (`batches.Shares`), is 0.
     """
 
     def __init__(self, rows: Sequence[manifest.Row], tokenizer: sentencepiece.SentencePieceProcessor,
-                 tempo: Sequence[float] | None = None, gain: Sequence[float] | None = None, seed: int = 0) -> None:
-        self.rows, self.tokenizer, self.tempo, self.gain, self.seed = rows, tokenizer, tempo, gain, seed
+                 tempo: Sequence[float] | None = None, speeds: Sequence[float] | None = None,
+                 gain: Sequence[float] | None = None, seed: int = 0) -> None:
+        self.rows, self.tokenizer, self.seed = rows, tokenizer, seed
+        self.tempo, self.speeds, self.gain = tempo, speeds, gain
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -49,6 +51,8 @@ class ASRDataset(Dataset):
         draw = random.Random(f"{self.seed} {self.epoch} {row.id}")
         if self.tempo:
             samples = augment.change_tempo(samples, draw.uniform(*self.tempo))
+        if self.speeds:
+            samples = augment.change_speed(samples, draw.choice(self.speeds))
         if self.gain:
             samples = augment.change_gain(samples, draw.uniform(*self.gain))
         text = normalize_text(row.text)
@@ -109,7 +113,7 @@ def speaker_split(rows: Sequence[manifest.Row], held_out: int) -> tuple[list[man
 
 def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: float,
            fastest: float = 1.0) -> list[manifest.Row]:
-    """The rows with a transcript that CTC can align at tempo ``fastest``, and at most ``max_duration`` seconds.
+    """The rows of at most ``max_duration`` seconds with a transcript that CTC can align at ``fastest`` times the speed.
 
     What is left out is counted in the log, and so are the characters that are no letters.
     """

@@ -59,7 +59,10 @@ RULES: experiment.Rules = {
     "lr": (lambda value: value > 0, "above 0"),
     "max_grad_norm": (lambda value: value > 0, "above 0"),
     "tempo": (lambda value: value is None or (experiment.is_range(value) and value[0] > 0), "two numbers, or null"),
+    "speeds": (lambda value: value is None or (isinstance(value, list) and bool(value) and all(
+        experiment.numeric(speed) and 0.1 <= speed <= 10 for speed in value)), "numbers within 0.1 to 10, or null"),
     "gain": (lambda value: value is None or experiment.is_range(value), "two numbers of dB, or null"),
+    "dropout": (lambda value: 0 <= value < 1, "0 or more, and below 1"),
     "num_workers": (lambda value: value >= 0, "0 or more"),
     "max_batch_length": (lambda value: value > 0, "above 0"),
     "num_buckets": (lambda value: value >= 1, "1 or more"),
@@ -87,18 +90,22 @@ class ASRBrain(sb.Brain):
         """Masks the spectrograms where that is asked for, and takes a copy's frames away: they shall count nothing."""
         counted = batch["weights"].to(features.lengths)
         frames = Frames(features.data, features.lengths * counted, features.rate)
-        if not self.hparams.spec_augment:
-            return frames
-        items = [self.spec_augment(name, item) for name, item in zip(batch["ids"], features.unpad(), strict=True)]
-        return replace(frames, data=torch.nn.utils.rnn.pad_sequence(items, batch_first=True))
+        if self.hparams.spec_augment:
+            items = [self.spec_augment(name, item) for name, item in zip(batch["ids"], features.unpad(), strict=True)]
+            frames = replace(frames, data=torch.nn.utils.rnn.pad_sequence(items, batch_first=True))
+        self.seed_with("dropout", *batch["ids"])
+        return frames
+
+    def seed_with(self, *key: str) -> None:
+        """Random numbers that depend on the run's seed, the epoch and ``key`` alone: a resumed run repeats them."""
+        torch.manual_seed(random.Random(" ".join([str(self.hparams.seed), str(self.epoch), *key])).getrandbits(63))
 
     def spec_augment(self, name: str, spectrogram: torch.Tensor) -> torch.Tensor:
         """Masks bands of time and frequency of a spectrogram ``[time, bins]`` (Park et al. 2019).
 
-        The masks depend on seed, epoch and the utterance's name alone: a run resumed in mid-epoch repeats them, and so
-        does one with more processes.
+        An utterance has masks of its own, whatever batch it is in, so that more processes draw the same.
         """
-        torch.manual_seed(random.Random(f"{self.hparams.seed} {self.epoch} {name}").getrandbits(63))
+        self.seed_with(name)
         for mask in self.hparams.masks:
             spectrogram = mask(spectrogram.unsqueeze(0)).squeeze(0)
         return spectrogram
@@ -327,8 +334,10 @@ def main(argv: Sequence[str]) -> None:
     encoder = hparams["encoder"]
     if hparams["pretrained_encoder"] is not None:
         start_from(encoder, hparams["pretrained_encoder"])
-    train_rows = usable(train_rows, encoder, hparams["max_duration"], max(hparams["tempo"] or [1.0]))
-    data = ASRDataset(train_rows, encoder.tokenizer, hparams["tempo"], hparams["gain"], hparams["seed"])
+    disturbances = {name: hparams[name] for name in ("tempo", "speeds", "gain")}
+    fastest = max(hparams["tempo"] or [1.0]) * max(hparams["speeds"] or [1.0])
+    train_rows = usable(train_rows, encoder, hparams["max_duration"], fastest)
+    data = ASRDataset(train_rows, encoder.tokenizer, **disturbances, seed=hparams["seed"])
     brain = ASRBrain({"encoder": encoder}, hparams["optimizers"][hparams["optimizer"]], hparams, exp.run_opts,
                      hparams["checkpointer"])
     brain.monitor = monitor(hparams["monitor"], folder)

@@ -1,4 +1,4 @@
-"""Tempo and gain: the disturbances that the paper trains with (Lakomkin et al. 2017, §3.3.1).
+"""Tempo and gain, the disturbances that the paper trains with (Lakomkin et al. 2017, §3.3.1), and speed.
 
 "Randomly changing tempo and gain of the utterance within the range of 0.85 to 1.15 and −3 to +6 dB": the paper draws
 from continuous ranges. Here an utterance has a small stored set of *variants*, so that a frozen encoder and the feature
@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
+import torch
 
 from ser_plugins.errors import DataError
 
@@ -65,6 +67,36 @@ def change_tempo(samples: np.ndarray, tempo: float) -> np.ndarray:
 
     changed = librosa.effects.time_stretch(samples, rate=tempo, n_fft=FFT, hop_length=HOP)
     return changed * np.float32(_rms(samples) / max(_rms(changed), 1e-12))
+
+
+def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
+    """Plays faster or slower, pitch and formants with it, by resampling (Ko et al. 2015): another voice.
+
+    Arguments
+    ---------
+    samples : np.ndarray
+        Float32, ``[samples]``, mono.
+    speed : float
+        Above 1 is faster; taken to the nearest fraction whose denominator is at most 100.
+
+    Returns
+    -------
+    np.ndarray
+        Float32, ``[ceil(samples / speed)]``; the same array if ``speed`` is 1.
+
+    Raises
+    ------
+    ValueError
+        ``speed`` is not within 0.1 to 10.
+    """
+    if not 0.1 <= speed <= 10:
+        raise ValueError(f"speed {speed} is not within 0.1 to 10")
+    ratio = Fraction(speed).limit_denominator(100)
+    if ratio == 1:
+        return samples
+    from torchaudio.functional import resample
+
+    return resample(torch.from_numpy(samples), ratio.numerator, ratio.denominator).numpy()
 
 
 def change_gain(samples: np.ndarray, gain_db: float) -> np.ndarray:

@@ -53,6 +53,25 @@ def test_tempo_one_is_the_same():
     np.testing.assert_array_equal(augment.change_tempo(buzz(140.0), 1.0), buzz(140.0))
 
 
+@pytest.mark.parametrize("speed", [0.85, 0.9, 1.1, 1.15])
+def test_speed_changes_duration_and_pitch_alike(speed):
+    samples = buzz(140.0)
+    changed = augment.change_speed(samples, speed)
+    assert changed.dtype == np.float32
+    assert len(changed) == np.ceil(len(samples) / speed)
+    assert pitch_of(changed) == pytest.approx(140.0 * speed, rel=0.01)
+    middle = slice(RATE // 10, -RATE // 10)
+    expected = buzz(140.0 * speed, seconds=len(changed) / RATE)  # the same harmonics, up to 4 kHz and not 4 kHz × speed
+    np.testing.assert_allclose(np.std(changed[middle]), np.std(expected[middle]), rtol=0.02)
+
+
+def test_speed_one_is_the_same_and_others_are_refused():
+    np.testing.assert_array_equal(augment.change_speed(buzz(140.0), 1.0), buzz(140.0))
+    for speed in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="speed"):
+            augment.change_speed(buzz(140.0), speed)
+
+
 def test_silence_stays_silence():
     assert np.abs(augment.change_tempo(np.zeros(RATE, dtype=np.float32), 0.9)).max() == 0
 

@@ -227,6 +227,21 @@ def test_the_fingerprint_changes_with_one_weight(name):
 # The folder
 
 
+def test_dropout_is_for_training_and_no_part_of_the_encoder():
+    plain, dropping = tiny(), tiny(dropout=0.5)
+    waveforms, lengths = torch.rand(2, 8000), torch.tensor([8000, 6000])
+    assert dropping.architecture == plain.architecture
+    dropping.load_state_dict(plain.state_dict())
+    plain.eval(), dropping.eval()
+    torch.testing.assert_close(dropping(waveforms, lengths).log_probs.data, plain(waveforms, lengths).log_probs.data)
+    dropping.train()
+    torch.manual_seed(1)
+    first, second = (dropping(waveforms, lengths) for _ in range(2))
+    torch.testing.assert_close(first.layers[0].data, second.layers[0].data)  # nothing is left out below
+    assert not torch.equal(first.layers[1].data, second.layers[1].data)
+    assert not torch.equal(first.log_probs.data, second.log_probs.data)
+
+
 @pytest.fixture
 def folder(tmp_path):
     tiny(rounded=True).save(tmp_path / "encoder", {"CER": 50.0})

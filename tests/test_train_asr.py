@@ -236,7 +236,7 @@ def test_a_copy_counts_nothing():
 def test_disturbances_change_with_the_epoch_and_are_repeated(tmp_path, tone, tokenizer):
     path = tone(tmp_path / "a.wav", seconds=0.5)
     rows = [Row("a", str(path), 0.0, 0.5, 0.5, 16000, "s", text="a tone")]
-    data = train_asr.ASRDataset(rows, tokenizer, [0.85, 1.15], [-6, 8], seed=1)
+    data = train_asr.ASRDataset(rows, tokenizer, tempo=[0.85, 1.15], gain=[-6, 8], seed=1)
     lengths = {}
     for epoch in (1, 2, 1):
         data.epoch = epoch

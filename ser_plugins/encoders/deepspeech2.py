@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ class DeepSpeech2(Encoder):
         Outputs including the blank, where no tokenizer is given.
     representation : str
         ``"concatenated"`` (2 × units) or ``"summed"`` (units).
+    dropout : float
+        Share of the units that are left out on the way up from each recurrent layer, while training.
 
     Example
     -------
@@ -131,6 +134,7 @@ class DeepSpeech2(Encoder):
         tokenizer: bytes | None = None,
         vocabulary: int = 29,
         representation: str = "concatenated",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if representation not in ("concatenated", "summed"):
@@ -152,6 +156,7 @@ class DeepSpeech2(Encoder):
         sizes = [self.convolutions.dim] + [units] * (num_layers - 1)
         self.recurrent = nn.ModuleList(BiRNNLayer(size, units, cell) for size in sizes)
         self.norms = nn.ModuleList(SequenceNorm(units) for _ in range(num_layers))  # the last one precedes the softmax
+        self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(units, self.vocabulary, bias=False)
         self.concatenated = representation == "concatenated"
         self.rate = self.frontend.rate / math.prod(time_strides)
@@ -173,7 +178,8 @@ class DeepSpeech2(Encoder):
             summed = ahead + behind
             representation = torch.cat((ahead, behind), dim=2) if self.concatenated else summed
             layers.append(Frames(representation, frames.lengths, frames.rate))
-            frames = norm(Frames(summed, frames.lengths, frames.rate))
+            normed = norm(Frames(summed, frames.lengths, frames.rate))
+            frames = replace(normed, data=self.dropout(normed.data))
         log_probs = self.output(frames.data).log_softmax(dim=2)  # [batch, time, vocabulary]
         return Encoding(tuple(layers), Frames(log_probs, frames.lengths, frames.rate).masked())
 
