@@ -296,6 +296,26 @@ def test_a_loaded_encoder_is_frozen_and_a_pass_leaves_it_as_it_is(folder, source
     assert all(isinstance(text, str) for text in encoder.decode(encoding.log_probs))
 
 
+def test_an_untrained_twin_has_the_encoders_form_and_weights_of_its_seed(tmp_path):
+    tiny(rounded=True, time_strides=(2, 2), frontend={"features": "spectrogram", "power": True}).save(tmp_path)
+    trained = DeepSpeech2.from_pretrained(tmp_path)
+    before = torch.random.get_rng_state()
+    twin = DeepSpeech2.untrained(tmp_path, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (twin.architecture, twin.tokenizer_model) == (trained.architecture, trained.tokenizer_model)
+    assert twin.frontend.fingerprint == trained.frontend.fingerprint
+    assert not any(module.training for module in twin.modules())
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (twin, trained)]
+    assert shapes[0] == shapes[1]
+    prints = [trained.fingerprint, *(DeepSpeech2.untrained(tmp_path, seed).fingerprint for seed in (1, 2))]
+    assert twin.fingerprint == prints[1]
+    assert len({*prints}) == 3
+    assert DeepSpeech2.untrained().architecture == DeepSpeech2.from_pretrained().architecture
+    with pytest.raises(DataError, match="is no encoder folder"):
+        DeepSpeech2.untrained(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("name", ["encoder.json", "weights.safetensors", "tokenizer.model"])
 def test_a_missing_or_empty_file_is_named(folder, name):
     (folder / name).write_bytes(b"")

@@ -244,20 +244,54 @@ class DeepSpeech2(Encoder):
             A file is missing, corrupt, or of another shape than ``encoder.json`` says.
         """
         folder = SHIPPED if source is None else Path(source)
+        encoder = cls._described(folder)
+        encoder._load_weights(folder / "weights.safetensors")
+        encoder.freeze()
+        return encoder
+
+    @classmethod
+    def untrained(cls, source: str | Path | None = None, seed: int = 0) -> DeepSpeech2:
+        """An encoder's twin that has learned nothing: a control for what training gave it.
+
+        Architecture, preprocessing and tokenizer are the encoder's; the weights are those that PyTorch starts from.
+
+        Arguments
+        ---------
+        source : str | Path, optional
+            An encoder folder; None is the small encoder that ships in the package.
+        seed : int
+            Of the weights; PyTorch's global generator is left as it was.
+
+        Returns
+        -------
+        DeepSpeech2
+            Frozen.
+
+        Raises
+        ------
+        DataError
+            As `from_pretrained`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            encoder = cls._described(SHIPPED if source is None else Path(source))
+        encoder.freeze()
+        return encoder
+
+    @classmethod
+    def _described(cls, folder: Path) -> DeepSpeech2:
+        """The network that an encoder folder describes, with fresh weights."""
         for name in ("encoder.json", "weights.safetensors", "tokenizer.model"):
             if not (folder / name).is_file() or not (folder / name).stat().st_size:
                 raise DataError(f"{folder} is no encoder folder: {name} is missing or empty "
                                 "(expected encoder.json, weights.safetensors, tokenizer.model)")
         try:
             architecture = json.loads((folder / "encoder.json").read_text())["architecture"]
-            encoder = cls(**architecture, tokenizer=(folder / "tokenizer.model").read_bytes())
+            return cls(**architecture, tokenizer=(folder / "tokenizer.model").read_bytes())
         except SerError as error:  # a front end that is not installed, or its arguments
             raise DataError(f"{folder / 'encoder.json'}: {error}") from error
         except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
             raise DataError(f"{folder}: encoder.json or tokenizer.model is corrupt: {error}") from error
-        encoder._load_weights(folder / "weights.safetensors")
-        encoder.freeze()
-        return encoder
 
     def _load_weights(self, path: Path) -> None:
         try:
