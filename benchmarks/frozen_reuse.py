@@ -20,7 +20,7 @@ from statistics import mean
 
 import torch
 from common import HPARAMS, command_line, cores, describe, table
-from timed_training import Timing, train, train_ser
+from timed_training import Timing, protocol, train
 
 from ser_plugins import audio, augment, experiment, store
 from ser_plugins.contracts import SAMPLE_RATE, Frames, HeadInputs
@@ -97,7 +97,7 @@ def main() -> None:
 
     try:
         values = experiment.load([str(HPARAMS / "mp.yaml"), *options]).values
-        train_ser.prepare(values)  # makes synthetic speech, which is no part of either run
+        protocol.prepare(values)  # makes synthetic speech, which is no part of either run
         with tempfile.TemporaryDirectory() as folder:
             stored = train("mp", [*options, "--store_folder", folder], args.epochs)
             rerun = train("mp", [*options, "--store_folder", folder], min(args.measured_epochs, args.epochs), NoStore)

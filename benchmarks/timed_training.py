@@ -14,11 +14,12 @@ import torch
 from common import HPARAMS, RECIPES
 from torch.utils.data import DataLoader
 
-from ser_plugins import experiment, store
+from ser_plugins import store
 from ser_plugins.batches import SortaGradSampler
 from ser_plugins.checkpoints import AtomicCheckpointer
 
 sys.path.insert(0, str(RECIPES))
+import protocol
 import train_ser
 
 
@@ -90,19 +91,20 @@ def train(system: str, options: Sequence[str], epochs: int, store_class: type[st
     """
     clock = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:
-        exp = experiment.load([str(HPARAMS / f"{system}.yaml"), *options, "--number_of_epochs", str(epochs),
+        exp = train_ser.load([str(HPARAMS / f"{system}.yaml"), *options, "--number_of_epochs", str(epochs),
                                "--lr_end", "0", "--output_folder", folder])
         values = exp.values
-        rows, fold = train_ser.prepare(values)
-        head, needs, extractor, encoder, head_options = train_ser.build_parts(values, exp.given)
-        parts = train_ser.split(rows, fold, values["labels"], values["allow_missing_class"])
+        built = train_ser.build(exp)
+        rows, test_rows = protocol.prepare(values)
+        parts = protocol.split(rows, test_rows, protocol.chosen_fold(rows, values), values)
         hparams = exp.build()
         checkpointer = AtomicCheckpointer(Path(folder) / "save", {
-            "head": head, "counter": hparams["epoch_counter"], "annealing": hparams["lr_annealing"]})
-        brain = TimedBrain({"head": head}, hparams["opt_class"], hparams, exp.run_opts, checkpointer)
-        brain.store = store_class(values["store_folder"], needs, extractor, encoder)
+            "head": built.model, "counter": hparams["epoch_counter"], "annealing": hparams["lr_annealing"]})
+        brain = TimedBrain({"head": built.model}, hparams["opt_class"], hparams, exp.run_opts, checkpointer)
+        brain.store = store_class(values["store_folder"], built.needs, built.extractor, built.encoder)
+        brain.curve = train_ser.Curve()
         clock.append(time.perf_counter())
-        items = train_ser.represented(parts, brain.store, values, brain.device)
+        items = protocol.represented(parts, brain.store, values, brain.device)
         clock.append(time.perf_counter())
         brain.batches = SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                          values["seed"], buckets=True)
@@ -114,7 +116,7 @@ def train(system: str, options: Sequence[str], epochs: int, store_class: type[st
         brain.evaluate(train_ser.evaluation(items["test"], values["batch_size"]), min_key="loss", progressbar=False)
         clock.append(time.perf_counter())
     return Timing(
-        train_ser.system_name(values["head"], head_options), len(parts["train"]), len(parts["valid"]),
+        built.name, len(parts["train"]), len(parts["valid"]),
         start=clock[1] - clock[0], representations=clock[2] - clock[1],
         epochs=[after - before for before, after in zip(brain.ends, brain.ends[1:], strict=False)],
         test=clock[4] - clock[3], losses=brain.valid_losses)

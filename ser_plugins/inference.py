@@ -28,6 +28,7 @@ from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.files import write_atomically
 
 CHUNK = 30.0  # s that the encoder hears at once of a longer file
+UNTRAINED = "untrained:"  # before an encoder's name: the same network with random weights
 CONTEXT = 3.0  # s of them at either end that are only heard
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def load_encoder(source: str | Path) -> Encoder:
     Arguments
     ---------
     source : str | Path
-        A registered encoder (its own default weights), or an encoder folder, whose ``encoder.json`` names the plugin.
+        A registered encoder (its own default weights), or an encoder folder, whose ``encoder.json`` names the plugin;
+        after ``untrained:``, the same network with random weights, a control.
 
     Raises
     ------
@@ -68,13 +70,26 @@ def load_encoder(source: str | Path) -> Encoder:
     DataError
         The folder is no encoder folder, or corrupt.
     """
-    if str(source) in registry.installed("encoders"):
-        return registry.load("encoders", str(source)).from_pretrained().freeze()
-    folder = Path(source)
+    name = str(source)
+    if name.startswith(UNTRAINED):
+        plugin, folder = _encoder_plugin(name.removeprefix(UNTRAINED))
+        if not hasattr(plugin, "untrained"):
+            raise PluginError(f"encoder '{source}': {plugin.__name__} has no random weights to offer (a classmethod "
+                              "'untrained')")
+        return plugin.untrained(folder).freeze()
+    plugin, folder = _encoder_plugin(name)
+    return plugin.from_pretrained(folder).freeze()
+
+
+def _encoder_plugin(name: str) -> tuple[Any, Path | None]:
+    """The class, and the folder of its weights; None where they are the plugin's own."""
+    if name in registry.installed("encoders"):
+        return registry.load("encoders", name), None
+    folder = Path(name)
     if not folder.is_dir():
-        raise PluginError(f"encoder '{source}' is neither a folder nor installed; installed: "
+        raise PluginError(f"encoder '{name}' is neither a folder nor installed; installed: "
                           f"{', '.join(registry.installed('encoders'))}")
-    return registry.load("encoders", _json(folder / "encoder.json").get("encoder", "")).from_pretrained(folder).freeze()
+    return registry.load("encoders", _json(folder / "encoder.json").get("encoder", "")), folder
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -102,13 +117,14 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
-    source = Path(values["encoder"])
+    prefix = UNTRAINED if values["encoder"].startswith(UNTRAINED) else ""
+    source = Path(values["encoder"].removeprefix(prefix))
     content = {
         "labels": values["labels"],
         "features": values["features"],
         "feature_options": values["feature_options"],
         "features_fingerprint": extractor.fingerprint,
-        "encoder": str(source.absolute()) if source.is_dir() else str(source),
+        "encoder": prefix + str(source.absolute() if source.is_dir() else source),
         "encoder_fingerprint": encoder.fingerprint,
         "head": values["head"],
         "head_options": values["head_options"],

@@ -222,7 +222,7 @@ def without(folder, *names):
 
 def test_a_speaker_without_a_class(train, tones):
     without(tones(), "ann_calm")
-    with pytest.raises(DataError, match=r"test speaker 'ann' have no utterance of calm: choose another --test_speaker "
+    with pytest.raises(DataError, match=r"test speaker 'ann' has no utterance of calm: choose another --test_speaker "
                                         r"or other --labels, or average .* with --allow_missing_class true"):
         train()
     folder = train("--allow_missing_class", "true")

@@ -34,7 +34,7 @@ each_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 def table(folder):
-    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+    with open(folder / "predictions.csv", "predictions_valid.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -65,9 +65,10 @@ def test_a_run_leaves_every_promised_file(runs, system):
     folder = runs[system]
     assert {path.name for path in folder.iterdir()} == {
         "hyperparams.yaml", "env.log", "log.txt", "save", "settings.json", "train_ser.py", "predictions.csv",
-        "metrics.json", "confusion.png", "model"}
+        "predictions_valid.csv", "metrics.json", "confusion.png", "model"}
     (checkpoint,) = {path for path in folder.glob("save/CKPT*") if "epoch: 2" in (path / "CKPT.yaml").read_text()}
-    assert {path.stem for path in checkpoint.glob("*.ckpt")} == {"head", "counter", "annealing", "optimizer", "brain"}
+    assert {path.stem for path in checkpoint.glob("*.ckpt")} == {
+        "head", "counter", "annealing", "curve", "optimizer", "brain"}
     assert platform.python_version() in (folder / "env.log").read_text()
     assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (folder / "model").iterdir()} == {"model.json", "head.safetensors"}
@@ -216,7 +217,8 @@ def test_another_seed_gives_others(train, runs, tmp_path):
 
 
 def test_a_finished_run_is_only_tested_again(train, runs):
-    before = {name: (runs["rnn"] / name).read_bytes() for name in ("predictions.csv", "model/head.safetensors")}
+    results = ("predictions.csv", "predictions_valid.csv", "model/head.safetensors")
+    before = {name: (runs["rnn"] / name).read_bytes() for name in results}
     trained = (runs["rnn"] / "log.txt").read_text().count("Going into epoch")
     folder = train("rnn", runs["rnn"].parents[3])
     assert (folder / "log.txt").read_text().count("Going into epoch") == trained

@@ -1,0 +1,224 @@
+"""What the recipes of emotion systems share: whom a run trains and tests, the stamp of its settings, what it leaves.
+
+A run is one system on one fold with one seed. Its folder holds ``settings.json``, all that decides its numbers;
+``predictions.csv`` of the test speaker and ``predictions_valid.csv`` of the validation speaker; and ``metrics.json``
+with the protocol's stamp.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ser_plugins
+from ser_plugins import augment, experiment, folds, metrics, predictions, registry, store
+from ser_plugins.contracts import Encoder, FeatureExtractor, Needs, fingerprint
+from ser_plugins.corpora import manifest
+from ser_plugins.errors import DataError, OptionError
+from ser_plugins.figures import confusion_figure
+from ser_plugins.files import write_atomically
+
+NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "overwrite", "num_workers", "regimes")
+OF_FEATURES, OF_ENCODER = ("features", "pitch", "feature_options"), ("encoder",)  # settings of a part
+DEFINITIONS = {
+    "UA": "unweighted accuracy: mean of the classes' recalls",
+    "WA": "weighted accuracy: share of utterances that are right",
+    "F1": "macro F1: mean of the classes' F1",
+    "ECE": "expected calibration error over 15 bins of confidence",
+    "split": "leave one speaker out; the validation speaker is the other one of the session, or the next by name",
+    "tested": "the epoch with the lowest cross-entropy on the validation speaker",
+}
+
+LABELS_RULE: tuple[Callable[[Any], bool], str] = (
+    lambda value: len(value or ()) > 1 and all(isinstance(label, str) for label in value), "two names or more")
+
+Outcome = Sequence[tuple[manifest.Row, Sequence[float]]]  # utterances and the probabilities of their labels
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of Table 1, built: ``model`` is what is trained, ``code`` tells another author's version of it."""
+
+    recipe: str
+    name: str
+    model: Any
+    needs: Needs
+    extractor: FeatureExtractor | None
+    encoder: Encoder | None
+    options: dict[str, Any]
+    code: dict[str, str]
+
+
+def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuses a corpus that does not exist, or whose folder nobody named."""
+    for corpus, folder in (("corpus", "data_folder"), ("test_corpus", "test_data_folder")):
+        if values[corpus] is None:
+            continue
+        registry.find("corpora", str(values[corpus]))
+        if values[corpus] != "synthetic" and folder not in given:
+            raise OptionError(f"where is corpus '{values[corpus]}'? give --{folder} FOLDER")
+
+
+def run_folder(values: Mapping[str, Any], system: str, fold: folds.Fold) -> Path:
+    """Where a run lies by default: corpus, system, fold and seed."""
+    corpus = values["corpus"] if values["test_corpus"] is None else f"{values['corpus']}-to-{values['test_corpus']}"
+    return Path(values["output_root"]) / corpus / system / f"test-{fold.test}" / f"seed-{values['seed']}"
+
+
+def prepare(values: Mapping[str, Any]) -> tuple[list[manifest.Row], list[manifest.Row]]:
+    """Manifest rows of the experiment's labels: those of the corpus, and those of ``test_corpus`` if there is one."""
+    out = Path(values["output_root"]) / values["corpus"]
+    rows = _labelled(values["corpus"], values["data_folder"], out, values["corpus_options"], values["labels"])
+    if values["test_corpus"] is None:
+        return rows, []
+    other = str(values["test_corpus"])
+    out = Path(values["output_root"]) / f"{values['corpus']}-to-{other}"
+    test = _labelled(other, values["test_data_folder"], out, values["test_corpus_options"], values["labels"])
+    return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for row in test]
+
+
+def _labelled(corpus: str, folder: str, out: Path, options: Mapping[str, Any], labels: Sequence[str]
+              ) -> list[manifest.Row]:
+    path = manifest.prepare(corpus, folder, out, options)
+    print(manifest.report(path), flush=True)
+    return manifest.select(manifest.load(path), labels)
+
+
+def all_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
+    """Leave one speaker out; with a ``test_corpus``, one fold that tests it: all but one speaker of the corpus train.
+
+    Raises
+    ------
+    OptionError
+        ``test_corpus`` and ``test_speaker`` are both given.
+    """
+    sessions = folds.speaker_sessions((row.speaker, row.session) for row in rows)
+    found = folds.leave_one_speaker_out(sessions)
+    if values["test_corpus"] is None:
+        return found
+    if values["test_speaker"] is not None:
+        raise OptionError("--test_speaker goes without --test_corpus, all of whose speakers are tested")
+    others = tuple(sorted(sessions.keys() - {found[0].valid}))
+    return [folds.Fold(str(values["test_corpus"]), found[0].valid, others)]
+
+
+def chosen_fold(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> folds.Fold:
+    """The fold of ``test_speaker``; the first one for null."""
+    speaker = values["test_speaker"]
+    return folds.find(all_folds(rows, values), None if speaker is None else str(speaker))
+
+
+def split(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], fold: folds.Fold,
+          values: Mapping[str, Any]) -> dict[str, list[manifest.Row]]:
+    """Rows of each part; ``test_rows`` are those of another corpus that is tested.
+
+    Raises
+    ------
+    DataError
+        A class is absent from training, or from the test.
+    """
+    parts = {"train": [row for row in rows if row.speaker in fold.train],
+             "valid": [row for row in rows if row.speaker == fold.valid],
+             "test": list(test_rows) or [row for row in rows if row.speaker == fold.test]}
+    tested = f"test corpus '{fold.test}' has" if test_rows else f"test speaker '{fold.test}' has"
+    for part, who in (("train", "the training speakers have"), ("test", tested)):
+        absent = [label for label in values["labels"] if label not in {row.emotion for row in parts[part]}]
+        if absent and not (part == "test" and values["allow_missing_class"]):
+            hint = "choose other labels" if part == "train" else (
+                "choose another --test_speaker or other --labels, or average over the classes that there are with "
+                "--allow_missing_class true")
+            raise DataError(f"{who} no utterance of {', '.join(absent)}: {hint}")
+    return parts
+
+
+def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store,
+                values: Mapping[str, Any], device: str) -> dict[str, list[list[store.Item]]]:
+    """Each utterance as its variants, the undisturbed one first; all of them computed and stored.
+
+    The gains of the variants are the same for every seed of a run, so that runs share what is stored.
+    """
+    hashes = {part: store.audio_hashes(rows) for part, rows in parts.items()}
+    names: dict[str, str] = {}  # of the first utterance with this audio
+    folds.check_disjoint(**{part: [names.setdefault(key, row.id) for row, key in zip(rows, hashes[part], strict=True)]
+                            for part, rows in parts.items()})
+    items = {
+        part: [[store.item(row, key, variant) for variant in augment.variants(
+                    row.id, (values["tempi"] or []) if part == "train" else [], tuple(values["gain"]), seed=0)]
+               for row, key in zip(rows, hashes[part], strict=True)]
+        for part, rows in parts.items()}
+    stored.compute([one for part in items.values() for variants in part for one in variants], device,
+                   values["num_workers"])
+    return items
+
+
+
+def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[manifest.Row], fold: folds.Fold
+                 ) -> dict[str, Any]:
+    """All that decides a run's numbers: values, SpeechBrain's run options, fold, data, and fingerprints of its parts.
+
+    What a system does not need has no part in it: a baseline stays the same with another encoder.
+    """
+    needs, extractor, encoder = system.needs, system.extractor, system.encoder
+    unused = {*NOT_SETTINGS, *(() if needs.features else OF_FEATURES), *(() if needs.encoder else OF_ENCODER)}
+    settings = {key: value for key, value in exp.values.items() if key not in unused}
+    if needs.features and extractor is not None:
+        settings["features_fingerprint"] = extractor.fingerprint
+    if needs.encoder and encoder is not None:
+        settings["encoder_fingerprint"] = encoder.fingerprint
+    data = sorted([row.id, row.speaker, row.session, row.emotion, key]
+                  for row, key in zip(rows, store.audio_hashes(rows), strict=True))
+    return {"recipe": system.recipe} | settings | system.code | {
+        "test_speaker": fold.test, "run_options": exp.decisive_options, "data": fingerprint({"rows": data}, {}),
+        "version": ser_plugins.__version__}
+
+
+def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]], fold: folds.Fold,
+           settings: Mapping[str, Any], outcomes: Mapping[str, Outcome], about: Mapping[str, Any]) -> None:
+    """Writes predictions, metrics with the protocol's stamp, and the confusion matrix; prints them.
+
+    Arguments
+    ---------
+    folder : Path
+        The run's folder.
+    system : str
+        Its name.
+    parts : Mapping[str, Sequence[Row]]
+        Utterances of ``train``, ``valid`` and ``test``.
+    fold : Fold
+        The speakers of the parts.
+    settings : Mapping[str, Any]
+        Of `run_settings`.
+    outcomes : Mapping[str, Outcome]
+        What it said of ``valid`` and ``test``.
+    about : Mapping[str, Any]
+        What else to say of the run in ``metrics.json``; ``protocol`` in it joins the stamp.
+    """
+    labels = settings["labels"]
+    predictions.write(folder / "predictions_valid.csv", outcomes["valid"], labels)
+    predictions.write(folder / "predictions.csv", outcomes["test"], labels)
+    written = predictions.read(folder / "predictions.csv")
+    truth, predicted = written.truth, written.predicted
+    result = metrics.summary(truth, predicted, labels)
+    stamp = {
+        "system": system, "fold": {"test": fold.test, "valid": fold.valid, "train": list(fold.train)},
+        "counts": {part: dict(Counter(row.emotion for row in rows)) for part, rows in parts.items()},
+        "settings": dict(settings), "definitions": DEFINITIONS,
+        "plugins": {group: registry.distribution(registry.find(group, str(settings[key]))) for group, key
+                    in (("corpora", "corpus"), ("features", "features"), ("heads", "head")) if key in settings},
+        "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy",
+                                                      "scikit-learn")},
+        "machine": {"python": platform.python_version(), "system": platform.platform()},
+    }
+    content = {**result, "ECE": metrics.calibration_error(truth, written.probabilities, labels), **about,
+               "protocol": {**stamp, **about["protocol"]}}
+    title = f"{system}, {'corpus' if settings['test_corpus'] else 'speaker'} {fold.test}: UA {result['UA']:.3f}"
+    confusion_figure(metrics.confusion_matrix(truth, predicted, labels), labels, title).savefig(
+        folder / "confusion.png", dpi=150)
+    write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))  # last: the run is whole
+    print(metrics.table(result, labels))
