@@ -53,6 +53,7 @@ class System:
     encoder: Encoder | None
     options: dict[str, Any]
     code: dict[str, str]
+    deterministic: bool = False  # another seed gives the same
 
 
 def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
@@ -73,21 +74,29 @@ def run_folder(values: Mapping[str, Any], system: str, fold: folds.Fold) -> Path
 
 def prepare(values: Mapping[str, Any]) -> tuple[list[manifest.Row], list[manifest.Row]]:
     """Manifest rows of the experiment's labels: those of the corpus, and those of ``test_corpus`` if there is one."""
-    out = Path(values["output_root"]) / values["corpus"]
-    rows = _labelled(values["corpus"], values["data_folder"], out, values["corpus_options"], values["labels"])
-    if values["test_corpus"] is None:
-        return rows, []
+    return prepared_rows(write_manifests(values, Path(values["output_root"])), values)
+
+
+def write_manifests(values: Mapping[str, Any], root: Path) -> list[Path]:
+    """The manifest of the corpus, and that of ``test_corpus`` if there is one."""
+    corpus = values["corpus"]
+    corpora = [(corpus, values["data_folder"], root / corpus, values["corpus_options"])]
+    if values["test_corpus"] is not None:
+        other = str(values["test_corpus"])
+        corpora.append((other, values["test_data_folder"], root / f"{corpus}-to-{other}",
+                        values["test_corpus_options"]))
+    paths = [manifest.prepare(*arguments) for arguments in corpora]
+    for path in paths:
+        print(manifest.report(path), flush=True)
+    return paths
+
+
+def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
+                  ) -> tuple[list[manifest.Row], list[manifest.Row]]:
+    """Rows of written manifests; those of the tested corpus bear its name."""
+    rows, *test = [manifest.select(manifest.load(path), values["labels"]) for path in paths]
     other = str(values["test_corpus"])
-    out = Path(values["output_root"]) / f"{values['corpus']}-to-{other}"
-    test = _labelled(other, values["test_data_folder"], out, values["test_corpus_options"], values["labels"])
-    return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for row in test]
-
-
-def _labelled(corpus: str, folder: str, out: Path, options: Mapping[str, Any], labels: Sequence[str]
-              ) -> list[manifest.Row]:
-    path = manifest.prepare(corpus, folder, out, options)
-    print(manifest.report(path), flush=True)
-    return manifest.select(manifest.load(path), labels)
+    return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for one in test for row in one]
 
 
 def all_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:

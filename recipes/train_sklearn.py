@@ -52,8 +52,9 @@ def build(exp: experiment.Experiment) -> protocol.System:
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "
                           f"{', '.join(sorted(estimator.get_params()))}")
-    return protocol.System("train_sklearn", name, estimator, Needs(features=read),
-                           Functionals() if read else None, None, {}, {"estimator": described})
+    seeds = [value for key, value in estimator.get_params().items() if key.endswith("random_state")]
+    return protocol.System("train_sklearn", name, estimator, Needs(features=read), Functionals() if read else None,
+                           None, {}, {"estimator": described}, deterministic=set(seeds) <= {None})
 
 
 def main(argv: Sequence[str]) -> Path:

@@ -9,6 +9,7 @@ A file gets its name when it is whole, so that a killed process leaves nothing h
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -51,14 +52,18 @@ class Item:
 
 def audio_hashes(rows: Sequence[Row]) -> list[str]:
     """Hash of each row's audio: the file's bytes and the segment."""
-    files: dict[str, str] = {}
-    for row in rows:
-        if row.path not in files:
-            try:
-                files[row.path] = hashlib.sha256(Path(row.path).read_bytes()).hexdigest()
-            except OSError as error:
-                raise DataError(f"{row.path}: {error.strerror}") from error
+    try:
+        states = {path: os.stat(path) for path in {row.path for row in rows}}
+        files = {path: _digest(path, state.st_mtime_ns, state.st_size) for path, state in states.items()}
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
     return [hashlib.sha256(f"{files[row.path]} {row.start} {row.end}".encode()).hexdigest()[:24] for row in rows]
+
+
+@functools.lru_cache(1_000_000)
+def _digest(path: str, _modified: int, _size: int) -> str:
+    """Hash of a file's bytes, which a process reads once while time and size of the file stay."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def item(row: Row, audio_hash: str, variant: Variant) -> Item:

@@ -1,0 +1,281 @@
+"""Every system, every fold, several runs: the paper's Table 1 on any corpus, in one command that goes on where it was.
+
+    python recipes/cross_validate.py hparams/table1.yaml --corpus emodb --data_folder EmoDB
+    python recipes/report.py results/table1/emodb
+
+The plan is the YAML. A run (system, fold, seed) is one of train_ser.py or train_sklearn.py, in a folder named by a hash
+of all that decides its numbers: one that is finished is not run again, one that was ended goes on, and one with another
+setting is another run. Representations are computed first, once for all. A run that fails is told at the end (exit code
+1), and the others are kept. ``results.json`` and ``predictions.csv.gz`` are all that report.py reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import protocol
+from speechbrain.utils.distributed import infer_device
+from tqdm import tqdm
+
+from ser_plugins import experiment, folds, predictions, runs, store
+from ser_plugins.contracts import Needs, fingerprint, numbers
+from ser_plugins.corpora import manifest
+from ser_plugins.errors import OptionError, unknown_name
+from ser_plugins.files import write_atomically
+from ser_plugins.inference import UNTRAINED, load_encoder
+
+HERE = Path(__file__).parent
+SWEPT = ("layer", "units")  # options of which a system of the plan may have several values
+TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
+        "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
+RULES: experiment.Rules = {
+    "runs": (lambda value: value >= 1, "1 or more"),
+    "jobs": (lambda value: value >= 1, "1 or more"),
+    "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
+    "labels": protocol.LABELS_RULE,
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A system of the plan: the file of its recipe, the command line but for fold and seed, and what is built of it."""
+
+    recipe: str
+    words: tuple[str, ...]
+    exp: experiment.Experiment
+    system: protocol.System
+
+
+def sweep(entry: Mapping[str, Any], layers: int = 0) -> Iterator[dict[str, Any]]:
+    """One mapping of options for each value of a swept option; ``layer: all`` is each of so many layers.
+
+    Example
+    -------
+    >>> list(sweep({"hparams": "mp.yaml", "layer": "all"}, layers=2))
+    [{'hparams': 'mp.yaml', 'layer': 1}, {'hparams': 'mp.yaml', 'layer': 2}]
+    """
+    for key in SWEPT:
+        values = list(range(1, layers + 1)) if key == "layer" and entry.get(key) == "all" else entry.get(key)
+        if isinstance(values, list):
+            for value in values:
+                yield from sweep({**entry, key: value}, layers)
+            return
+    yield dict(entry)
+
+
+def planned(exp: experiment.Experiment) -> dict[str, Planned]:
+    """Name → system of the plan, built, so that whatever is wrong with one is known before anything runs.
+
+    Raises
+    ------
+    OptionError
+        An entry of the plan is no system, two have one name, or ``systems`` names none of them.
+    """
+    values = exp.values
+    found: dict[str, Planned] = {}
+    for entry in values["plan"]:
+        if not isinstance(entry, Mapping) or "hparams" not in entry:
+            raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
+        layers = len(load_encoder(entry.get("encoder", values["encoder"])).layer_dims) if "layer" in entry else 0
+        for options in sweep(entry, layers):
+            one = _planned(exp, options)
+            if one.system.name in found:
+                raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}'")
+            found[one.system.name] = one
+    wanted = _names(values["systems"]) or list(found)
+    for name in wanted:
+        if name not in found:
+            raise OptionError(unknown_name("system", name, found, "systems of the plan"))
+    return {name: one for name, one in found.items() if name in wanted}
+
+
+def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
+    values = exp.values
+    file, recipe = exp.file.parent / options.pop("hparams"), options.pop("recipe", "train_ser.py")
+    options = {key: values[key] for key in TOLD} | (
+        {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}) | options
+    given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
+             for key in sorted(exp.run_opts.overridden_args)]  # SpeechBrain's
+    words = (str(file), *(word for key, value in options.items() if value is not None
+                          for word in (f"--{key}", json.dumps(value))), *given, "--noprogressbar")
+    module = runs.load_recipe(HERE / recipe)
+    one = module.load(words)
+    return Planned(str(HERE / recipe), words, one, module.build(one))
+
+
+def _names(given: Any) -> list[str]:
+    """A list, or words between commas; of ``all``, none."""
+    if given == "all":
+        return []
+    return [str(name).strip() for name in (given if isinstance(given, list) else str(given).split(","))]
+
+
+def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
+    """The folds that the plan names."""
+    every = protocol.all_folds(rows, {**values, "test_speaker": None})
+    wanted = _names(values["folds"])
+    return [folds.find(every, name) for name in wanted] or every
+
+
+def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold], number: int,
+             root: Path, manifests: Sequence[Path]) -> list[runs.Unit]:
+    """Every run of the plan, the first of all systems and folds before the second of any."""
+    units = []
+    for name, one in systems.items():
+        settings = protocol.run_settings(one.exp, one.system, rows, chosen[0])
+        for seed in range(1, 1 + (1 if one.system.deterministic else number)):
+            for fold in chosen:
+                key = fingerprint(settings | {"test_speaker": fold.test, "seed": seed}, {})[:8]
+                folder = root / "runs" / name / f"test-{fold.test}" / f"seed-{seed}-{key}"
+                words = (*one.words, "--seed", str(seed), "--output_folder", str(folder))
+                units.append(runs.Unit(name, fold.test, seed, one.recipe, words, str(folder),
+                                       tuple(map(str, manifests))))
+    return sorted(units, key=lambda unit: unit.seed)  # stable
+
+
+def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
+               workers: int) -> None:
+    """Stores what the systems need of every utterance and variant, in one pass over the audio for each encoder."""
+    merged: dict[tuple[str, str], tuple[Needs, Planned]] = {}
+    for one in systems.values():
+        needs, extractor, encoder = one.system.needs, one.system.extractor, one.system.encoder
+        parts = ("" if extractor is None else extractor.fingerprint, "" if encoder is None else encoder.fingerprint)
+        old = merged[parts][0] if parts in merged else Needs()
+        merged[parts] = (Needs(features=old.features or needs.features,
+                               sequences=tuple(sorted({*numbers(old.sequences), *numbers(needs.sequences)})),
+                               means=tuple(sorted({*numbers(old.means), *numbers(needs.means)}))), one)
+    for needs, one in merged.values():
+        values = {"tempi": [], "gain": [0, 0]} | one.exp.values | {"num_workers": workers}
+        stored = store.Store(values["store_folder"], needs, one.system.extractor, one.system.encoder)
+        device = one.exp.run_opts.device or infer_device()
+        protocol.represented({"train": rows, "valid": [], "test": test_rows}, stored, values, device)
+
+
+def expected(units: Sequence[runs.Unit], jobs: int) -> str:
+    """How long the unfinished runs will take, from the finished ones of each system."""
+    seconds: dict[str, list[float]] = {}
+    for unit in units:
+        if unit.finished:
+            seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json"))
+    todo = [unit for unit in units if not unit.finished]
+    unknown = sorted({unit.system for unit in todo} - seconds.keys())
+    known = sum(mean(seconds[unit.system]) for unit in todo if unit.system in seconds) / jobs
+    text = f"about {known / 60:.0f} minutes" if known else ""
+    if unknown:
+        text += f"{' and ' if text else ''}the runs of {len(unknown)} systems of which none has ended yet"
+    return text
+
+
+def _json(unit: runs.Unit, name: str) -> Any:
+    return json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+
+
+def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
+            errors: Mapping[runs.Unit, str], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]) -> None:
+    """Writes ``results.json`` and ``predictions.csv.gz``."""
+    table, about = [], []
+    stamps: dict[str, dict[str, Any]] = {}
+    for unit in units:
+        entry: dict[str, Any] = {"system": unit.system, "test": unit.test, "seed": unit.seed, "error": errors.get(unit),
+                                 "state": "failed" if unit in errors else "missing", "seconds": None}
+        keys = ("epochs", "tested_epoch", "curve")
+        if unit.finished:
+            metrics = _json(unit, "metrics.json")
+            stamps.setdefault(unit.system, metrics["protocol"])
+            entry |= {key: metrics.get(key) for key in keys}
+            entry |= {"state": "finished", "seconds": _json(unit, "seconds.json")}
+            for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
+                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(Path(unit.folder) / name)]
+        about.append({**dict.fromkeys(keys), **entry})
+    labels = exp.values["labels"]
+    tested = {fold.test for fold in chosen}
+    speakers = {row.speaker: {"gender": row.gender} for row in sorted(rows, key=lambda row: row.speaker)
+                if exp.values["test_corpus"] is not None or row.speaker in tested}
+    for speaker, known in speakers.items():
+        counted = Counter(row.emotion for row in rows if row.speaker == speaker)
+        known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
+    content = {
+        "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "date": str(date.today()),
+        "machine": f"{platform.platform()}, Python {platform.python_version()}", "definitions": protocol.DEFINITIONS,
+        "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
+        | {"versions": next(iter(stamps.values()), {}).get("versions", {})},
+        "speakers": speakers, "folds": [{"test": fold.test, "valid": fold.valid} for fold in chosen],
+        "runs": sorted({unit.seed for unit in units}),
+        "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}
+    header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *table])
+    packed = gzip.compress(buffer.getvalue().encode(), mtime=0)  # the same bytes for the same predictions
+    write_atomically(root / "predictions.csv.gz", lambda file: file.write(packed), binary=True)
+    write_atomically(root / "results.json", lambda file: json.dump(content, file, indent=1))
+
+
+def _lines(path: Path) -> list[list[str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def _described(one: Planned, stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """What results.json says of a system."""
+    values, system = one.exp.values, one.system
+    encoder = system.encoder if system.needs.encoder else None
+    command = " ".join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
+                        *one.words[1:]])
+    untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
+    return {"head": values.get("head"), "layer": system.options.get("layer"),
+            "settings": {**system.options, "untrained_encoder": untrained},
+            "encoder": None if encoder is None else encoder.fingerprint, "deterministic": system.deterministic,
+            "trainable_parameters": stamp.get("trainable_parameters"), "command": command}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Plan → manifest → what is to be done → representations → runs → results."""
+    exp = experiment.load(argv)
+    values = exp.values
+    experiment.check_values(values, RULES)
+    protocol.check_corpora(values, exp.given)
+    systems = planned(exp)
+    root = Path(values["output_folder"])
+    manifests = protocol.write_manifests(values, root / "manifests")
+    rows, test_rows = protocol.prepared_rows(manifests, values)
+    chosen = chosen_folds(rows, values)
+    for fold in chosen:
+        protocol.split(rows, test_rows, fold, values)  # a class may be missing
+    units = units_of(systems, [*rows, *test_rows], chosen, values["runs"], root, manifests)
+    todo = [unit for unit in units if not unit.finished]
+    print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {values['runs']} seeds: {len(units)} "
+          f"runs, of which {len(units) - len(todo)} are finished", flush=True)
+    errors = {}
+    if todo:
+        precompute(systems, rows, test_rows, values["num_workers"])
+        print(f"{len(todo)} runs, {values['jobs']} at a time, will take {expected(units, values['jobs'])}", flush=True)
+        with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05, disable=exp.run_opts.noprogressbar) as bar:
+            for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
+                bar.set_postfix_str(f"{unit.system} {unit.test}")
+                bar.update()
+                if error is not None:
+                    errors[unit] = error
+    collect(root, exp, systems, units, errors, test_rows or rows, chosen)
+    print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
+          f"tables and figures: python recipes/report.py {root}")
+    for unit, error in errors.items():
+        print(f"\nFAILED {unit.system}, test {unit.test}, seed {unit.seed}: {error}", file=sys.stderr)
+    if errors:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    experiment.run(main)

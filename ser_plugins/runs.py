@@ -1,0 +1,202 @@
+"""Many runs of recipes side by side: in processes of this machine, or on a Ray or Dask cluster, through joblib.
+
+A worker needs this package, and the files of recipe and data under the same paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ser_plugins.errors import OptionError, SerError
+from ser_plugins.files import write_atomically
+
+BACKENDS = ("loky", "ray", "dask")
+KILLED = "its process was killed twice; was the memory full? fewer --jobs need less"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run: system, fold and seed, and what a worker needs for it.
+
+    Arguments
+    ---------
+    system, test : str
+        Its names in tables: the system, and the speaker (or corpus) that is tested.
+    seed : int
+        Also the number of the run.
+    recipe : str
+        File of a recipe, which has ``load``, ``build`` and ``train``.
+    words : tuple[str, ...]
+        The recipe's command line.
+    folder : str
+        The run's folder.
+    manifests : tuple[str, ...]
+        Of the corpus, and of another one that is tested.
+    """
+
+    system: str
+    test: str
+    seed: int
+    recipe: str
+    words: tuple[str, ...]
+    folder: str
+    manifests: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has left all its results."""
+        return (Path(self.folder) / "seconds.json").is_file()
+
+
+def load_recipe(file: str | Path) -> Any:
+    """The module of a recipe's file."""
+    path = Path(file)
+    if not path.is_file():
+        raise OptionError(f"no recipe {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # where it finds its neighbours
+    return importlib.import_module(path.stem)
+
+
+def run(unit: Unit) -> str | None:
+    """Trains and tests one unit in this process; what it prints goes to ``output.txt``. Returns its error, if any."""
+    import torch
+    from speechbrain.utils import logger
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    started = time.perf_counter()
+    folder = Path(unit.folder)
+    once = mock.patch.object(logger, "get_environment_description", _environment)  # SpeechBrain asks pip in every run
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output), once:
+        try:
+            recipe = load_recipe(unit.recipe)
+            exp = recipe.load(unit.words)
+            rows, test_rows = _rows(recipe, unit.manifests, tuple(exp.values["labels"]), exp.values["test_corpus"])
+            (fold,) = [one for one in recipe.protocol.all_folds(rows, exp.values) if one.test == unit.test]
+            recipe.train(exp, recipe.build(exp), rows, test_rows, fold, folder)
+        except SerError as error:
+            return str(error)
+        except Exception:
+            return output.getvalue()[-2000:] + traceback.format_exc()
+    write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
+    write_atomically(folder / "seconds.json", lambda file: json.dump(time.perf_counter() - started, file))
+    return None
+
+
+@functools.cache
+def _rows(recipe: Any, manifests: tuple[str, ...], labels: tuple[str, ...], test_corpus: str | None) -> Any:
+    return recipe.protocol.prepared_rows(manifests, {"labels": labels, "test_corpus": test_corpus})
+
+
+@functools.cache
+def _environment() -> str:
+    from importlib.metadata import distributions
+
+    lines = sorted(f"{one.metadata['Name']}=={one.version}" for one in distributions())
+    return "\n".join([f"Python {sys.version}", *lines])
+
+
+def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator[tuple[Unit, str | None]]:
+    """Runs units side by side; gives each with its error as it ends.
+
+    A process that is killed, as by a full memory, takes others along: the runs under way go on, each by itself.
+
+    Arguments
+    ---------
+    units : Sequence[Unit]
+        The runs.
+    jobs : int
+        Runs at a time; on a cluster that runs already, it decides.
+    backend : str
+        ``"loky"``, processes of this machine; ``"ray"`` or ``"dask"``, the cluster at ``RAY_ADDRESS`` or
+        ``DASK_SCHEDULER_ADDRESS``, or without an address one that is started here.
+
+    Raises
+    ------
+    OptionError
+        The backend's package is not installed.
+    """
+    try:
+        yield from _ray(units, jobs) if backend == "ray" else _joblib(units, jobs, backend)
+    except ImportError as error:
+        raise OptionError(f"--backend {backend}: {error}; pip install 'ser_plugins[{backend}]'") from error
+
+
+def _joblib(units: Sequence[Unit], jobs: int, backend: str) -> Iterator[tuple[Unit, str | None]]:
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    with contextlib.ExitStack() as stack:
+        if backend == "dask":
+            from dask.distributed import Client
+
+            address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+            stack.enter_context(Client(address) if address else Client(
+                n_workers=jobs, threads_per_worker=1, dashboard_address=None))
+        options = {"inner_max_num_threads": 1} if backend == "loky" else {}
+        stack.enter_context(parallel_config(backend, n_jobs=jobs, **options))
+        waiting, under_way = list(units), list[Unit]()
+
+        def started() -> Iterator[Any]:
+            while waiting:
+                under_way.append(waiting.pop(0))
+                yield delayed(_named)(under_way[-1])
+
+        while waiting:
+            try:
+                for unit, error in Parallel(return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)(started()):
+                    under_way.remove(unit)
+                    yield unit, error
+            except TerminatedWorkerError:
+                yield from map(_alone, under_way)
+                under_way.clear()
+
+
+def _alone(unit: Unit) -> tuple[Unit, str | None]:
+    """Runs a unit in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_named, unit).result()
+        except BrokenProcessPool:
+            return unit, KILLED
+
+
+def _ray(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
+    """By Ray's own interface: joblib's backend for it gives no result before all are there."""
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else jobs, log_to_driver=False,
+                     include_dashboard=False)
+            stack.callback(ray.shutdown)
+        remote = ray.remote(max_retries=1)(_named)
+        pending = {remote.remote(unit): unit for unit in units}
+        while pending:
+            (done,), _ = ray.wait(list(pending))
+            unit = pending.pop(done)
+            try:
+                yield ray.get(done)
+            except ray.exceptions.RayError:
+                yield unit, KILLED
+
+
+def _named(unit: Unit) -> tuple[Unit, str | None]:
+    return unit, run(unit)

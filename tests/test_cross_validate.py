@@ -1,0 +1,225 @@
+"""The whole protocol in one command: what runs, what is reused, what fails, and whose numbers are in the table."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cross_validate
+import pytest
+
+from ser_plugins import runs
+from ser_plugins.errors import OptionError, PluginError
+
+ROOT = Path(__file__).parents[1]
+HPARAMS = ROOT / "hparams"
+PLAN = ("[{recipe: train_sklearn.py, hparams: most_frequent.yaml}, {recipe: train_sklearn.py, hparams: random.yaml}, "
+        "{hparams: mp.yaml, layer: [1, 3]}, {hparams: rnn.yaml, units: 16}]")
+QUICK = "{pitch: yin, tempi: [0.9], number_of_epochs: 2, num_workers: 0}"
+
+
+@pytest.fixture(scope="session")
+def plan(synthetic_corpus, synthetic_folder, tiny_encoder):
+    """Options of a plan of five systems over the small synthetic corpus."""
+    assert synthetic_corpus.is_file()
+    return ("--data_folder", str(synthetic_folder), "--corpus_options", "{speakers: 4, sentences: 3}", "--encoder",
+            str(tiny_encoder), "--plan", PLAN, "--options", QUICK, "--runs", "2", "--folds", "S01,S03", "--jobs", "1",
+            "--num_workers", "0", "--noprogressbar")
+
+
+@pytest.fixture(scope="session")
+def results(recipe, plan, tmp_path_factory):
+    """The folder of a whole plan."""
+    root = tmp_path_factory.mktemp("table1")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", root)
+    return root
+
+
+def table(root):
+    with gzip.open(root / "predictions.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(root):
+    return json.loads((root / "results.json").read_text())
+
+
+def folders(root):
+    return sorted(path.parent.relative_to(root) for path in root.glob("runs/*/*/*/metrics.json"))
+
+
+def test_every_system_fold_and_seed_runs_once(results):
+    found = content(results)
+    assert list(found["systems"]) == ["most-frequent", "random", "mp-1", "mp-3", "rnn-2"]
+    wanted = {(system, test, seed) for system in found["systems"] for test in ("S01", "S03") for seed in (1, 2)
+              if (system, seed) != ("most-frequent", 2)}
+    units = [(unit["system"], unit["test"], unit["seed"]) for unit in found["units"]]
+    assert len(units) == len(wanted)
+    assert set(units) == wanted
+    assert {unit["state"] for unit in found["units"]} == {"finished"}
+    assert [unit["seed"] for unit in found["units"]] == sorted(unit["seed"] for unit in found["units"])
+    assert len(folders(results)) == len(wanted)
+    assert found["folds"] == [{"test": "S01", "valid": "S02"}, {"test": "S03", "valid": "S04"}]
+    assert found["speakers"]["S03"]["counts"] == dict.fromkeys(found["labels"], 3)
+    assert all(len(unit["curve"]) == unit["epochs"] == 2 for unit in found["units"] if unit["system"].startswith("mp"))
+    assert found["systems"]["mp-1"]["trainable_parameters"] == 4 * (2 * 16 + 1)
+
+
+def test_predictions_are_those_of_the_runs(results, train, tmp_path):
+    folder = train("mp", tmp_path, "--layer", "1", "--seed", "2", "--test_speaker", "S03")
+    for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
+        with open(folder / name, encoding="utf-8", newline="") as file:
+            alone = list(csv.DictReader(file))
+        together = [{key: row[key] for key in alone[0]} for row in table(results)
+                    if (row["system"], row["seed"], row["fold"], row["part"]) == ("mp-1", "2", "S03", part)]
+        assert together == alone
+
+
+def test_the_most_frequent_class_and_random_ones(results):
+    rows = [row for row in table(results) if row["part"] == "test"]
+    assert len({row["prediction"] for row in rows if row["system"] == "most-frequent"}) == 1
+    drawn = {seed: [row["prediction"] for row in rows if row["system"] == "random" and row["seed"] == seed]
+             for seed in ("1", "2")}
+    assert drawn["1"] != drawn["2"]
+    assert len(set(drawn["1"])) > 1
+
+
+def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, capsys):
+    before = {name: (results / name).read_bytes() for name in ("results.json", "predictions.csv.gz")}
+    monkeypatch.setattr(runs, "run_all", lambda *_: pytest.fail("something is run"))
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)
+    assert "18 runs, of which 18 are finished" in capsys.readouterr().out
+    assert {name: (results / name).read_bytes() for name in before} == before
+
+
+def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan, results, capsys):
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--systems", "mp-1", "--runs", "1")
+    assert "2 runs, of which 2 are finished" in capsys.readouterr().out
+    before = folders(results)
+    other = QUICK.replace("epochs: 2", "epochs: 1")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--systems", "mp-1,most-frequent",
+           "--options", other)
+    out = capsys.readouterr().out
+    assert "6 runs, of which 2 are finished" in out
+    assert "4 runs, 1 at a time, will take the runs of 1 systems of which none has ended yet" in out
+    assert len(folders(results)) == len(before) + 4
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
+
+
+@pytest.mark.parametrize(("words", "error", "message"), [
+    (("--systems", "mp-1,mp-2"), OptionError, "no system 'mp-2'; .* systems of the plan: .*mp-1, mp-3, random"),
+    (("--folds", "S01,S9"), OptionError, "no test speaker 'S9'"),
+    (("--plan", "[{hparams: mp.yaml, layer: 9}]"), OptionError, "layer"),
+    (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
+    (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
+    (("--plan", "[{hparams: nothing.yaml}]"), OptionError, "nothing.yaml: no such YAML file"),
+    (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
+    (("--plan", "[{hparams: ser.yaml, head: mq}]"), PluginError, "no head 'mq'; installed: baseline, mp"),
+    (("--plan", "[{hparams: mp.yaml, depth: 2}]"), OptionError, "no option '--depth'"),
+    (("--runs", "0"), OptionError, "--runs.*1 or more"),
+    (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask"),
+])
+def test_a_wrong_plan_is_refused_before_anything_runs(recipe, plan, tmp_path, monkeypatch, words, error, message):
+    monkeypatch.setattr(runs, "run_all", lambda *_: pytest.fail("something is run"))
+    with pytest.raises(error, match=message):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, *words)
+    assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+def test_a_run_that_fails_is_told_and_the_others_are_kept(recipe, plan, results, tmp_path, monkeypatch, capsys):
+    run = runs.run
+    monkeypatch.setattr(runs, "run", lambda unit: "no luck" if (unit.test, unit.seed) == ("S03", 1) else run(unit))
+    words = ("table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-1,random")
+    with pytest.raises(SystemExit, match="1"):
+        recipe(cross_validate.main, *words)
+    error = capsys.readouterr().err
+    assert "FAILED mp-1, test S03, seed 1: no luck" in error
+    states = {(unit["system"], unit["test"], unit["seed"]): (unit["state"], unit["error"])
+              for unit in content(tmp_path)["units"]}
+    assert states["mp-1", "S03", 1] == ("failed", "no luck")
+    assert states["mp-1", "S03", 2] == ("finished", None)
+    assert len(table(tmp_path)) == 6 * 24
+    monkeypatch.undo()
+    recipe(cross_validate.main, *words)
+    chosen = [row for row in table(results) if row["system"] in ("mp-1", "random")]
+    assert sorted(map(str, table(tmp_path))) == sorted(map(str, chosen))
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+import protocol
+from train_sklearn import build, load, main
+from train_sklearn import train as _train
+
+def train(exp, system, rows, test_rows, fold, folder):
+    mark = Path(exp.values["output_root"]) / "killed"
+    if fold.test == "S03" and (exp.values["seed"] == 2 or not mark.exists()):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _train(exp, system, rows, test_rows, fold, folder)
+"""
+
+
+def test_a_killed_worker_loses_only_its_run(recipe, plan, tmp_path, capsys):
+    """As a full memory does it: once with a run that succeeds the next time, and always with another."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    entry = f"[{{recipe: {tmp_path / 'killed.py'}, hparams: random.yaml, output_root: {tmp_path / 'mark'}}}]"
+    with pytest.raises(SystemExit, match="1"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--plan", entry,
+               "--jobs", "2", "--options", "{}")
+    units = {(unit["test"], unit["seed"]): unit for unit in content(tmp_path / "out")["units"]}
+    assert {key: unit["state"] for key, unit in units.items()} == {
+        ("S01", 1): "finished", ("S03", 1): "finished", ("S01", 2): "finished", ("S03", 2): "failed"}
+    assert "its process was killed twice" in units["S03", 2]["error"]
+    assert "FAILED random, test S03, seed 2" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path):
+    command = [sys.executable, str(ROOT / "recipes/cross_validate.py"), str(HPARAMS / "table1.yaml"), *plan,
+               "--output_folder", str(tmp_path), "--jobs", "2", "--systems", "mp-1,rnn-2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*/*/save/CKPT*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results.json").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    chosen = [row for row in table(results) if row["system"] in ("mp-1", "rnn-2")]
+    assert sorted(map(str, table(tmp_path))) == sorted(map(str, chosen))
+
+
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_on_a_cluster_of_this_machine(recipe, plan, results, tmp_path, backend):
+    pytest.importorskip("ray" if backend == "ray" else "distributed", reason=f"extra [{backend}] is not installed")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--backend", backend, "--jobs", "2",
+           "--systems", "random,mp-1", "--runs", "1")
+    chosen = [row for row in table(results) if row["system"] in ("random", "mp-1") and row["seed"] == "1"]
+    assert sorted(map(str, table(tmp_path))) == sorted(map(str, chosen))
+
+
+def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, tiny_encoder):
+    labels = ("anger", "sadness")
+    words = ("--corpus", "csv", "--data_folder", tones(labels=labels, repeats=2), "--labels", "[anger, sadness]",
+             "--test_corpus", "synthetic", "--test_data_folder", plan[1], "--test_corpus_options", plan[3],
+             "--corpus_options", "{}", "--folds", "all", "--systems", "mp-1", "--runs", "1")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, *words)
+    found = content(tmp_path)
+    assert found["test_corpus"] == "synthetic"
+    assert found["folds"] == [{"test": "synthetic", "valid": "bob"}]
+    assert set(found["speakers"]) == {f"synthetic/S0{number}" for number in range(1, 5)}
+    tested = [row for row in table(tmp_path) if row["part"] == "test"]
+    assert len(tested) == 4 * 2 * 3
+    assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
