@@ -253,36 +253,51 @@ def compare(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, names: tuple[
         Of `nadeau_bengio`. None: that of leave-one-speaker-out with one speaker to validate, 1 / (speakers − 2). Runs
         are paired in their order where there are as many, and averaged elsewhere.
     """
-    left, right = _aligned((names[0], a), (names[1], b))
-    counts, labels = _counts([left, right])
-    value_a, value_b = (float(_on_counts(metric, labels, system.sum(axis=1)).mean()) for system in counts)
-    first, second = (_on_counts(metric, labels, system) for system in counts)  # [runs, speakers]
-    difference = first.mean(axis=0) - second.mean(axis=0)
-    folds = (first - second).ravel() if len(left) == len(right) else difference
-    several = difference.size > 1
-    if ratio is None and difference.size > 2:
-        ratio = 1 / (difference.size - 2)
-    return Comparison(
-        names, (value_a, value_b),
-        _bootstrap(counts, labels, metric, level, resamples, seed) if several else None,
-        wilcoxon(difference) if several else None,
-        nadeau_bengio(folds, ratio, level) if ratio is not None and folds.size > 1 else None,
-        mcnemar(_right(left), _right(right)))
+    return _compare_pairs(((names[0], a), (names[1], b)), metric, level, resamples, seed, ratio)[0]
 
 
 def compare_all(systems: Mapping[str, Runs], metric: str | LabelMetric = "UA", *, level: float = 0.95,
                 resamples: int = 4999, seed: int = 0, ratio: float | None = None) -> list[Comparison]:
-    """`compare` for every pair, in the order of the systems; ``holm`` of each test is adjusted over the pairs."""
+    """`compare` for every pair, in the order of the systems; ``holm`` of each test is adjusted over the pairs.
+
+    The smallest p of the bootstrap is 1 / (resamples + 1), and Holm's correction multiplies it by the number of pairs:
+    many systems need more resamples.
+    """
     if len(systems) < 2:
         raise OptionError(f"{len(systems)} systems ({', '.join(systems) or 'none'}): need two or more to compare")
-    pairs = [compare(systems[a], systems[b], metric, names=(a, b), level=level, resamples=resamples, seed=seed,
-                     ratio=ratio) for a, b in itertools.combinations(systems, 2)]
+    pairs = _compare_pairs(tuple(systems.items()), metric, level, resamples, seed, ratio)
     for test in ("bootstrap", "wilcoxon", "nadeau_bengio", "mcnemar"):
         results = [getattr(pair, test) for pair in pairs]
         if None not in results:
             adjusted = holm([result.p for result in results])
             pairs = [replace(pair, **{test: replace(result, holm=p)})
                      for pair, result, p in zip(pairs, results, adjusted, strict=True)]
+    return pairs
+
+
+def _compare_pairs(systems: Sequence[tuple[str, Runs]], metric: str | LabelMetric, level: float, resamples: int,
+                   seed: int, ratio: float | None) -> list[Comparison]:
+    """`compare` of every pair; what belongs to one system is computed once, which makes many systems affordable."""
+    runs = _aligned(*systems)
+    counts, labels = _counts(runs)
+    values = [float(_on_counts(metric, labels, system.sum(axis=1)).mean()) for system in counts]
+    each = [_on_counts(metric, labels, system) for system in counts]  # [runs, speakers]
+    right = [_right(system) for system in runs]
+    speakers = counts[0].shape[1]
+    several = speakers > 1
+    replicates = _replicates(counts, labels, metric, level, resamples, seed) if several else []
+    if ratio is None and speakers > 2:
+        ratio = 1 / (speakers - 2)
+    pairs = []
+    for a, b in itertools.combinations(range(len(systems)), 2):
+        difference = each[a].mean(axis=0) - each[b].mean(axis=0)
+        folds = (each[a] - each[b]).ravel() if len(each[a]) == len(each[b]) else difference
+        pairs.append(Comparison(
+            (systems[a][0], systems[b][0]), (values[a], values[b]),
+            _studentised(replicates[a] - replicates[b], metric, level, paired=True) if several else None,
+            wilcoxon(difference) if several else None,
+            nadeau_bengio(folds, ratio, level) if ratio is not None and folds.size > 1 else None,
+            mcnemar(right[a], right[b])))
     return pairs
 
 
@@ -381,52 +396,83 @@ def _on_counts(metric: str | LabelMetric, labels: Sequence[str], counts: np.ndar
 # The bootstrap
 
 
+@dataclass(frozen=True)
+class _Replicates:
+    """The metric in draws of the speakers, the speakers as they are first; of a system, or of a difference of two."""
+
+    weights: np.ndarray  # [draws, speakers], how often each is drawn
+    value: np.ndarray  # [draws]
+    without: np.ndarray  # [draws, speakers], the value without one draw of that speaker
+
+    def __sub__(self, other: _Replicates) -> _Replicates:
+        return _Replicates(self.weights, self.value - other.value, self.without - other.without)
+
+    def errors(self) -> np.ndarray:
+        """Standard error of each draw, by the jackknife over its speakers."""
+        speakers = self.weights.shape[1]
+        centre = (self.weights * self.without).sum(axis=1, keepdims=True) / speakers
+        return np.sqrt((speakers - 1) / speakers * (self.weights * (self.without - centre) ** 2).sum(axis=1))
+
+
 def _bootstrap(systems: Sequence[np.ndarray], labels: Sequence[str], metric: str | LabelMetric, level: float,
                resamples: int, seed: int) -> Result:
     """Studentised interval of one system's metric, or interval and p of the difference of two."""
+    first, *second = _replicates(systems, labels, metric, level, resamples, seed)
+    return _studentised(first - second[0] if second else first, metric, level, paired=bool(second))
+
+
+def _replicates(systems: Sequence[np.ndarray], labels: Sequence[str], metric: str | LabelMetric, level: float,
+                resamples: int, seed: int) -> list[_Replicates]:
+    """Every system's metric in the same draws."""
     speakers = systems[0].shape[1]
     if speakers < 2:
         raise DataError("1 speaker: nothing is known of the spread between speakers; predict two or more")
     _check_level(level)
-    rank = math.ceil(level * (resamples + 1) - 1e-9)
-    if rank > resamples:
+    if _rank(level, resamples) > resamples:
         raise OptionError(f"{resamples} resamples are too few for level {level}: "
                           f"need at least {math.ceil(level / (1 - level) - 1e-9)}")
     apply = functools.partial(_on_counts, metric, labels)
     draws = np.random.default_rng(seed).multinomial(speakers, np.full(speakers, 1 / speakers), size=resamples)
-    weights = np.vstack([np.ones((1, speakers), dtype=int), draws])  # the first are the speakers as they are
-    block = max(1, BLOCK // sum(system.size for system in systems))
-    parts = [_jackknife(systems, apply, weights[start:start + block]) for start in range(0, len(weights), block)]
-    values, errors = (np.concatenate(column) for column in zip(*parts, strict=True))
+    weights = np.vstack([np.ones((1, speakers), dtype=int), draws])
+    result = []
+    for counts in systems:
+        block = max(1, BLOCK // counts.size)
+        parts = [_jackknife(counts, apply, weights[start:start + block]) for start in range(0, len(weights), block)]
+        result.append(_Replicates(weights, *(np.concatenate(column) for column in zip(*parts, strict=True))))
+    return result
+
+
+def _jackknife(counts: np.ndarray, apply: Callable[[np.ndarray], np.ndarray],
+               weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Metric of each draw and without one draw of each speaker; they count by ``weights``, ``[draws, speakers]``."""
+    total = np.tensordot(weights, counts, axes=(1, 1))  # [draws, runs, true, predicted]
+    once = np.minimum(weights, 1).T[:, :, None, None, None] * counts.swapaxes(0, 1)[:, None]  # 0 where not drawn
+    return apply(total).mean(axis=1), apply(total - once).mean(axis=2).T  # [speakers, draws, runs] → [draws, speakers]
+
+
+def _studentised(replicates: _Replicates, metric: str | LabelMetric, level: float, paired: bool) -> Result:
+    """Interval of a system's metric, or interval and p of a difference, by studentised draws."""
+    values, errors, speakers = replicates.value, replicates.errors(), replicates.weights.shape[1]
     if not np.isfinite(values).all() or not np.isfinite(errors).all():
         raise OptionError("the metric is not a number for some draw of the speakers: need one defined for any")
-    value, error = float(values[0]), float(errors[0])
+    value, error, resamples = float(values[0]), float(errors[0]), len(values) - 1
     off = np.abs(values[1:] - value)
     scores = np.divide(off, errors[1:], out=np.where(off > NOISE, math.inf, 0.0), where=errors[1:] > NOISE)
     if error > NOISE:
         p = float(1 + np.sum(scores >= abs(value) / error * (1 - NOISE))) / (resamples + 1)
-        reach = error * float(np.sort(scores)[rank - 1])
+        reach = error * float(np.sort(scores)[_rank(level, resamples) - 1])
     else:
         p = 2.0 ** (1 - speakers) if abs(value) > NOISE else 1.0
-        reach = math.inf if len(systems) == 2 and 1 - level < p < 1 else 0.0
+        reach = math.inf if paired and 1 - level < p < 1 else 0.0
     low, high = value - reach, value + reach
     if _name(metric):
-        low, high = max(low, 1.0 - len(systems)), min(high, 1.0)
-    return Result(value, speakers, p if len(systems) == 2 else None, low, high)
+        low, high = max(low, -1.0 if paired else 0.0), min(high, 1.0)
+    return Result(value, speakers, p if paired else None, low, high)
 
 
-def _jackknife(systems: Sequence[np.ndarray], apply: Callable[[np.ndarray], np.ndarray],
-               weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Metric (difference) and its standard error, ``[draws]``; speakers count by ``weights``, ``[draws, speakers]``."""
-    value, without = np.zeros(len(weights)), np.zeros(weights.shape)
-    for sign, counts in zip((1, -1), systems, strict=False):
-        total = np.tensordot(weights, counts, axes=(1, 1))  # [draws, runs, true, predicted]
-        once = np.minimum(weights, 1).T[:, :, None, None, None] * counts.swapaxes(0, 1)[:, None]  # 0 where not drawn
-        value += sign * apply(total).mean(axis=1)
-        without += sign * apply(total - once).mean(axis=2).T  # [speakers, draws, runs] → [draws, speakers]
-    speakers = weights.shape[1]
-    centre = (weights * without).sum(axis=1, keepdims=True) / speakers
-    return value, np.sqrt((speakers - 1) / speakers * (weights * (without - centre) ** 2).sum(axis=1))
+def _rank(level: float, resamples: int) -> int:
+    """Which of the sorted draws bounds the interval."""
+    return math.ceil(level * (resamples + 1) - 1e-9)
 
 
 def _check_level(level: float) -> None:
