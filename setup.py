@@ -41,6 +41,7 @@ setup(
         "scipy>=1.11",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "tqdm",
     ],
     extras_require={

@@ -6,7 +6,8 @@ utterances. F1: the mean of the classes' F1 (macro). All three are in [0, 1]. Th
 is undefined (NaN) and left out of UA and F1; a class that exists but is never predicted has F1 0.
 
 References: Schuller et al. 2009, "Acoustic emotion recognition: A benchmark comparison of performances" (UA, WA);
-Lin 1989, "A concordance correlation coefficient" (CCC); Naeini et al. 2015 (ECE).
+Lin 1989, "A concordance correlation coefficient" (CCC); Naeini et al. 2015 (ECE); Guo et al. 2017, "On calibration of
+modern neural networks" (temperature); Geifman and El-Yaniv 2017, "Selective classification" (coverage).
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from ser_plugins.errors import OptionError, unknown_name
+
+TEMPERATURES = (0.05, 20.0)
 
 
 def confusion_matrix(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -132,15 +137,96 @@ def calibration_error(truth: Sequence[str], probabilities: np.ndarray, labels: S
     >>> calibration_error(["a", "b"], np.array([[1.0, 0.0], [1.0, 0.0]]), ["a", "b"])
     0.5
     """
+    confidence, accuracy, share = reliability(truth, probabilities, labels, bins)
+    return float(np.sum(np.abs(accuracy - confidence) * share))
+
+
+def reliability(truth: Sequence[str], probabilities: np.ndarray, labels: Sequence[str],
+                bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a reliability diagram shows; arguments as in `calibration_error`, which is its summary.
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Mean confidence, accuracy and share of the utterances, of each bin that holds any.
+    """
     if len(truth) != len(probabilities):
         raise OptionError(f"{len(truth)} true labels and {len(probabilities)} rows of probabilities: need as many")
     best = np.asarray(probabilities).argmax(axis=1)
     confidence = np.asarray(probabilities).max(axis=1)
     right = np.array([labels[index] for index in best]) == np.asarray(truth)
     bin_of = np.minimum(np.ceil(confidence * bins).astype(int), bins)
-    gaps = [abs(right[bin_of == number].mean() - confidence[bin_of == number].mean()) * np.mean(bin_of == number)
-            for number in np.unique(bin_of)]
-    return float(np.sum(gaps))
+    members = [bin_of == number for number in np.unique(bin_of)]
+    return (np.array([confidence[member].mean() for member in members]),
+            np.array([right[member].mean() for member in members]), np.array([member.mean() for member in members]))
+
+
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Natural logarithms; what `predictions.csv` rounds to 0 counts as half of its last digit."""
+    return np.log(np.where(probabilities > 0, probabilities, 5e-7))
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax of the logits over a temperature (Guo et al. 2017): above 1 takes confidence away, the order stays.
+
+    Log-probabilities are the logits up to a constant, which a softmax does not see.
+
+    Example
+    -------
+    >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3).tolist()
+    [[0.667, 0.333]]
+    """
+    return softmax(log_probabilities(probabilities) / temperature, axis=1)
+
+
+def fit_temperature(truth: Sequence[str], probabilities: np.ndarray, labels: Sequence[str]) -> float:
+    """The temperature with the lowest cross-entropy, to be fitted on utterances that are not tested.
+
+    Arguments
+    ---------
+    truth : Sequence[str]
+        True labels.
+    probabilities : np.ndarray
+        ``[utterances, classes]`` in the order of ``labels``.
+    labels : Sequence[str]
+        The label list.
+
+    Returns
+    -------
+    float
+        Within `TEMPERATURES`, whose ends stand for "without bound": a speaker without errors asks for 0.
+    """
+    index = [list(labels).index(label) for label in truth]
+    logits = log_probabilities(probabilities)
+
+    def cross_entropy(log_temperature: float) -> float:
+        return -float(np.mean(log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(index)), index]))
+
+    # convex in 1 / temperature, and so with one minimum in its logarithm
+    found = minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def coverage(truth: Sequence[str], probabilities: np.ndarray, labels: Sequence[str],
+             shares: Sequence[float] | np.ndarray) -> np.ndarray:
+    """UA of the most confident share of the utterances, for each of ``shares`` in (0, 1].
+
+    Utterances as confident as the last one kept are kept too, since nothing tells them apart. A class of which none
+    is kept is left out of UA.
+
+    Example
+    -------
+    >>> probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    >>> coverage(["a", "b", "b"], probabilities, ["a", "b"], [0.5, 1.0]).tolist()
+    [1.0, 0.75]
+    """
+    confidence = np.asarray(probabilities).max(axis=1)
+    predicted = np.array(labels)[np.asarray(probabilities).argmax(axis=1)]
+    ranked = np.sort(confidence)[::-1]
+    least = ranked[np.ceil(np.asarray(shares) * len(ranked) - 1e-9).astype(int) - 1]
+    keep = [confidence >= threshold for threshold in least]
+    return np.array([unweighted_accuracy(np.asarray(truth)[kept].tolist(), predicted[kept].tolist(), labels)
+                     for kept in keep])
 
 
 def summary(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:

@@ -80,19 +80,36 @@ def read(*paths: str | Path) -> Predictions:
         if tuple(first[:4]) != FIXED or (header is not None and first != header):
             raise DataError(f"{path} has columns {', '.join(first)}, expected {', '.join(header or FIXED)}")
         header = first
-        rows += [_parsed(row, len(first), f"{path}, line {line}") for line, row in enumerate(body, start=2)]
+        rows += [parse_row(row, len(first), f"{path}, line {line}") for line, row in enumerate(body, start=2)]
     if header is None or not rows:
         raise DataError(f"no predictions in {', '.join(map(str, paths)) or 'no file'}")
-    ids, speakers, truth, predicted = ([texts[column] for texts, _ in rows] for column in range(4))
-    probabilities = np.array([values for _, values in rows])
-    return Predictions(ids, speakers, truth, predicted, probabilities, [name.removeprefix("p_") for name in header[4:]])
+    return from_rows(rows, [name.removeprefix("p_") for name in header[4:]])
 
 
-def _parsed(row: list[str], columns: int, where: str) -> tuple[list[str], list[float]]:
-    """The four texts and the probabilities of a line."""
+def from_rows(rows: Sequence[tuple[list[str], list[float]]], names: Sequence[str]) -> Predictions:
+    """Predictions from what `parse_row` gives of each utterance, one or more."""
+    ids, speakers, truth, predicted = ([texts[column] for texts, _ in rows] for column in range(len(FIXED)))
+    return Predictions(ids, speakers, truth, predicted, np.array([values for _, values in rows]), list(names))
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of several folds as one; they share a label list."""
+    columns = ([value for part in parts for value in getattr(part, name)]
+               for name in ("ids", "speakers", "truth", "predicted"))
+    return Predictions(*columns, np.concatenate([part.probabilities for part in parts]), parts[0].names)
+
+
+def parse_row(row: Sequence[str], columns: int, where: str) -> tuple[list[str], list[float]]:
+    """The four texts and the probabilities of a line.
+
+    Raises
+    ------
+    DataError
+        There are not as many columns as expected, or a probability is no number; ``where`` says which line it is.
+    """
     if len(row) != columns:
         raise DataError(f"{where}: {len(row)} values, expected {columns}")
     try:
-        return row[:4], [float(value) for value in row[4:]]
+        return list(row[:4]), [float(value) for value in row[4:]]
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error

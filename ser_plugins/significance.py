@@ -132,6 +132,13 @@ def paired_bootstrap(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, leve
     return _bootstrap(*_counts(_aligned(("a", a), ("b", b))), metric, level, resamples, seed)
 
 
+def by_speaker(system: Runs, metric: str | LabelMetric = "UA") -> tuple[list[str], np.ndarray]:
+    """Speakers by name, and the metric of each run on each, ``[runs, speakers]``; errors as in `paired_bootstrap`."""
+    runs, = _aligned(("system", system))
+    (counts, ), labels = _counts([runs])
+    return sorted({*runs[0].speakers}), _on_counts(metric, labels, counts)
+
+
 def nadeau_bengio(differences: Sequence[float] | np.ndarray, ratio: float, level: float = 0.95) -> Result:
     """Corrected resampled t-test: training sets overlap, so the variance is taken times 1/n + ratio, not 1/n.
 

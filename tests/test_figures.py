@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from ser_plugins import figures
 from ser_plugins.figures import (
     COLOURS,
     Scatter,
@@ -63,6 +64,77 @@ def test_it_is_an_image_that_opens(tmp_path, classes):
     with Image.open(path) as image:
         image.verify()
         assert min(image.size) > 200
+
+
+# Figures of a whole protocol
+
+
+def test_a_mean_count_has_one_digit():
+    assert cells(confusion_figure(np.array([[2 / 3, 4], [0, 1]]), ["a", "b"]))[0, 0] == "14%\n(0.7)"
+
+
+def test_who_beats_whom_shows_differences_above_and_p_below_the_diagonal():
+    difference = np.array([[0, 0.1, -0.25], [-0.1, 0, 0.004], [0.25, -0.004, 0]])
+    p = np.array([[np.nan, 0.2, 0.0312], [0.2, np.nan, 1.0], [0.0312, 1.0, np.nan]])
+    axes = figures.comparison_figure(["x", "y", "z"], difference, p).axes[0]
+    texts = np.array([text.get_text() for text in axes.texts]).reshape(3, 3).tolist()
+    assert texts == [["", "+10.0", "−25.0"], [".200", "", "+0.4"], [".031", "1", ""]]
+    bold = np.array([text.get_fontweight() == "bold" for text in axes.texts]).reshape(3, 3)
+    assert np.argwhere(bold).tolist() == [[0, 2], [2, 0]]
+
+
+def test_without_p_the_half_below_the_diagonal_is_empty():
+    p = np.full((2, 2), np.nan)
+    axes = figures.comparison_figure(["x", "y"], np.array([[0, 0.1], [-0.1, 0]]), p).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["", "+10.0", "", ""]
+
+
+def test_layers_are_lines_with_intervals_and_controls_are_dashed():
+    points = [(2, 0.7, 0.6, 0.75), (1, 0.5, 0.4, 0.6)]
+    axes = figures.layers_figure({("mp", False): points, ("mp", True): points[:1]}, {"majority": 0.25}).axes[0]
+    (line, _, (bars,)), (control, *_) = (container.lines for container in axes.containers)
+    assert line.get_ydata().tolist() == [0.5, 0.7]
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([0.4, 0.6]), pytest.approx([0.6, 0.75])]
+    assert (line.get_linestyle(), control.get_linestyle()) == ("-", "--")
+    assert line.get_color() == control.get_color()
+    assert [text.get_text() for text in axes.get_legend().texts] == ["mp", "mp, random weights", "majority: 0.25"]
+
+
+def test_each_speaker_is_a_mark_in_the_row_of_the_system():
+    values = np.array([[0.5, 0.7, 0.9], [0.4, 0.3, 0.2]])
+    axes = figures.speakers_figure(["one", "two"], values, ["female", "", "female"], ["s1", "s3"]).axes[0]
+    marks = np.vstack([np.asarray(collection.get_offsets()) for collection in axes.collections[:-1]])
+    expected = [(value, row) for row, system in enumerate(values.tolist()) for value in system]
+    assert sorted(map(tuple, marks.tolist())) == sorted(expected)
+    assert np.asarray(axes.collections[-1].get_offsets()) == pytest.approx(np.array([[0.7, 0], [0.3, 1]]))
+    assert [(text.get_text(), *text.xy) for text in axes.texts] == [("s1", 0.5, 0), ("s3", 0.2, 1)]
+
+
+def test_curves_are_the_median_of_the_units_that_run_so_long():
+    short, long = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]])
+    axes = figures.curves_figure({"mp": [short, long]}, {"mp": 1.5}).axes[0]
+    training, validation, tested = axes.lines
+    assert training.get_ydata().tolist() == [2.0, 5.0]
+    assert validation.get_ydata().tolist() == [3.0, 6.0]
+    assert tested.get_xdata() == [1.5, 1.5]
+
+
+def test_corpora_that_were_not_tried_stay_blank():
+    axes = figures.corpora_figure(["a"], ["a", "b"], np.array([[0.5, np.nan]])).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.500", "–"]
+
+
+@pytest.mark.parametrize("count", [1, 5, 22])
+def test_panels_of_any_number_of_systems(count):
+    shares = np.array([0.5, 1.0])
+    systems = {f"s{number}": np.array([0.9, number / 22]) for number in range(count)}
+    figure = figures.coverage_figure(shares, systems)
+    assert [axes.get_title() for axes in figure.axes] == list(systems)
+    assert [axes.lines[-1].get_ydata().tolist() for axes in figure.axes] == [line.tolist() for line in systems.values()]
+    bins = tuple(np.array([value]) for value in (0.8, 0.6, 1.0))
+    figure = figures.reliability_figure({name: [bins, bins] for name in systems})
+    assert [len(axes.collections) for axes in figure.axes] == [2] * count
 
 
 def points(count, seed):

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn import metrics as sklearn_metrics
 
 from ser_plugins import metrics, predictions
@@ -249,3 +250,74 @@ def test_a_missing_file_is_named(tmp_path):
         predictions.read(tmp_path / "gone.csv")
     with pytest.raises(DataError, match="no predictions in no file"):
         predictions.read()
+
+
+# Calibration and coverage
+
+
+def drawn(seed, utterances=4000, sharpness=1.0):
+    """Labels drawn from the softmax of logits, and the softmax of ``sharpness`` times the logits."""
+    draw = np.random.default_rng(seed)
+    logits = draw.normal(0, 1.5, (utterances, len(LABELS)))
+    truth = [draw.choice(LABELS, p=probabilities) for probabilities in softmax(logits, axis=1)]
+    return truth, softmax(sharpness * logits, axis=1), softmax(logits, axis=1)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_that_spoilt_calibration_is_found(sharpness):
+    truth, spoilt, right = drawn(1, sharpness=sharpness)
+    temperature = metrics.fit_temperature(truth, spoilt, LABELS)
+    assert temperature == pytest.approx(sharpness, rel=0.08)
+    assert metrics.tempered(spoilt, sharpness) == pytest.approx(right, abs=1e-6)
+    assert metrics.calibration_error(truth, metrics.tempered(spoilt, temperature), LABELS) < 0.03
+
+
+def test_the_temperature_has_the_lowest_loss_of_all():
+    truth, spoilt, _ = drawn(2, utterances=60, sharpness=2.5)
+    found = metrics.fit_temperature(truth, spoilt, LABELS)
+    losses = {temperature: sklearn_metrics.log_loss(truth, metrics.tempered(spoilt, temperature), labels=LABELS)
+              for temperature in (found, *np.geomspace(*metrics.TEMPERATURES, 200))}
+    assert all(losses[found] < loss + 1e-6 for loss in losses.values())
+
+
+def test_a_speaker_without_errors_asks_for_the_lowest_temperature_and_one_with_only_errors_for_the_highest():
+    probabilities = np.array([[0.6, 0.2, 0.1, 0.1]] * 5)
+    low, high = metrics.TEMPERATURES
+    assert metrics.fit_temperature(["anger"] * 5, probabilities, LABELS) == pytest.approx(low, rel=0.01)
+    assert metrics.fit_temperature(["sadness"] * 5, probabilities, LABELS) == pytest.approx(high, rel=0.01)
+
+
+def test_probabilities_rounded_to_0_stay_finite():
+    probabilities = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    temperature = metrics.fit_temperature(["anger", "anger"], probabilities, LABELS)
+    assert np.isfinite(metrics.tempered(probabilities, temperature)).all()
+
+
+@MANY
+def test_reliability_is_what_a_loop_over_the_bins_finds(seed):
+    truth, probabilities, _ = drawn(seed, utterances=50)
+    expected = []
+    for number in range(10):
+        inside = [i for i, row in enumerate(probabilities) if number / 10 < max(row) <= (number + 1) / 10]
+        if inside:
+            right = [LABELS[int(np.argmax(probabilities[i]))] == truth[i] for i in inside]
+            expected.append((np.mean([max(probabilities[i]) for i in inside]), np.mean(right), len(inside) / 50))
+    found = np.array(metrics.reliability(truth, probabilities, LABELS, bins=10)).T
+    assert found == pytest.approx(np.array(expected))
+
+
+@MANY
+def test_coverage_is_scikit_learns_balanced_accuracy_of_the_most_confident(seed):
+    truth, probabilities, _ = drawn(seed, utterances=40)
+    order = sorted(range(40), key=lambda i: -max(probabilities[i]))
+    predicted = [LABELS[int(np.argmax(row))] for row in probabilities]
+    for share, kept in ((0.25, 10), (0.5, 20), (0.76, 31), (1.0, 40)):
+        right = {label: [predicted[i] == label for i in order[:kept] if truth[i] == label] for label in LABELS}
+        expected = np.mean([np.mean(found) for found in right.values() if found])
+        assert metrics.coverage(truth, probabilities, LABELS, [share])[0] == pytest.approx(expected)
+
+
+def test_utterances_that_confidence_cannot_tell_apart_are_kept_together():
+    truth = ["anger", "sadness", "neutral", "happiness"]
+    constant = np.array([[0.4, 0.2, 0.2, 0.2]] * 4)
+    assert metrics.coverage(truth, constant, LABELS, [0.25, 0.5, 1.0]).tolist() == [0.25, 0.25, 0.25]

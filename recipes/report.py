@@ -1,0 +1,412 @@
+"""A page with tables and figures from the results of a protocol.
+
+    python recipes/report.py RESULTS [RESULTS2 …] [--output_folder DIR]
+
+RESULTS is a folder that recipes/cross_validate.py wrote. DIR (by default RESULTS/report) gets ``index.html``, which
+needs no other file, the figures as PNG and PDF, and the tables as CSV (all digits) and LaTeX (booktabs). Several
+folders give the matrix of corpora trained on × tested on, by default in RESULTS/report_corpora.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser_plugins import experiment, figures, metrics, page, predictions, significance
+from ser_plugins.errors import DataError
+from ser_plugins.page import Picture, Section, Table
+from ser_plugins.predictions import Predictions
+from ser_plugins.results import Results, System
+
+SHARES = np.arange(2, 21) / 20  # of the utterances kept
+INTERVAL = "{low:.3f} to {high:.3f}"
+CAPTIONS = {
+    "systems": "Table 1. Mean ± standard deviation; over runs, of a metric pooled over all test speakers; over "
+               "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers. "
+               "Units (finished/planned) are trainings of one fold; a run is all folds of one seed.",
+    "missing": "Units without a result.",
+    "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "
+                      "correction. Bold, in full colour: p ≤ 0.05.",
+    "comparisons": "All pairs: difference of UA, its 95 % interval over speakers, and p before and after Holm's "
+                   "correction over all pairs. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
+                   "beside them.",
+    "confusions": "Confusion matrices. Share of each true class that is taken for each.",
+    "layers": "Mean over runs, with the 95 % interval over speakers. Dashed: a recogniser with random weights. "
+              "Dotted: systems without the recogniser.",
+    "layers_table": "UA by layer.",
+    "speakers": "UA of each test speaker, averaged over runs; the worst is named, a bar marks the mean.",
+    "genders": "Mean UA of each gender's speakers; the worst and the best. The CSV file has every speaker.",
+    "calibration": "ECE over 15 bins, mean ± standard deviation over runs; T, median and range over folds and runs; "
+                   "UA when the most confident half, or all, is kept.",
+    "reliability": "All runs together; the area of a mark is its bin's share of the utterances. Below the dotted line "
+                   "a system is surer than it is right.",
+    "coverage": "UA of the most confident share, by the tempered confidence where there is one; a class of which no "
+                "utterance is kept is left out. Pale: the other systems.",
+    "curves": "Cross-entropy: median over folds and runs, and the middle half of them. Units that ended are left out "
+              "of later epochs.",
+    "protocol": "What all systems share.",
+    "plan": "The systems. Each with its own settings, the fingerprint of its encoder and the command of its units.",
+    "corpora": "UA, mean over runs.",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A system's numbers over its complete runs, one or more."""
+
+    system: System
+    runs: Sequence[Predictions]
+    values: Mapping[str, Sequence[float]]  # metric → of each run, pooled over the speakers
+    speakers: Sequence[str]
+    by_speaker: Mapping[str, np.ndarray]  # metric → [speakers], mean over runs
+    low: float | None  # ends of the 95 % interval of UA; None for one speaker
+    high: float | None
+
+    @property
+    def ua(self) -> float:
+        return float(np.mean(self.values["UA"]))
+
+
+def scores_of(results: Results) -> dict[str, Scores]:
+    """The systems that have a complete run.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    scores = {}
+    for name, system in results.systems.items():
+        runs = results.runs(name)
+        if runs:
+            values = {metric: [function(run.truth, run.predicted, run.names) for run in runs]
+                      for metric, function in significance.METRICS.items()}
+            each = {metric: significance.by_speaker(runs, metric) for metric in significance.METRICS}
+            speakers = each["UA"][0]
+            interval = significance.confidence_interval(runs) if len(speakers) > 1 else None
+            scores[name] = Scores(system, runs, values, speakers, {key: found.mean(axis=0) for key, (_, found)
+                                                                   in each.items()},
+                                  interval and interval.low, interval and interval.high)
+    if not scores:
+        raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
+    return scores
+
+
+def statistics(name: str, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """``NAME_mean`` and ``NAME_sd`` (of the sample), and both as the text NAME.
+
+    Example
+    -------
+    >>> statistics("UA", [0.5, 0.7])["UA"], statistics("UA", [0.5])
+    ('0.600 ± 0.141', {'UA_mean': 0.5, 'UA_sd': None, 'UA': '0.500'})
+    """
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    text = f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+    return {f"{name}_mean": mean, f"{name}_sd": deviation, name: text}
+
+
+def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
+    """Table 1, and which units are missing."""
+    records, lost = [], {}
+    for name, system in results.systems.items():
+        units, complete = results.units_of(name), len(results.complete(name))
+        finished, runs = sum(unit.state == "finished" for unit in units), len({unit.seed for unit in units})
+        record = {"system": name, "units": f"{finished}/{len(units)}", "complete_runs": f"{complete}/{runs}",
+                  "trainable_parameters": system.trainable_parameters}
+        if name in scores:
+            one = scores[name]
+            for metric in significance.METRICS:
+                record |= statistics(f"{metric}_runs", one.values[metric])
+                record |= statistics(f"{metric}_speakers", one.by_speaker[metric])
+            record |= {"low": one.low, "high": one.high}
+        records.append(record)
+    for unit in results.units:
+        if unit.state != "finished":
+            lost.setdefault((unit.system, unit.seed, unit.state, unit.error or ""), []).append(unit.test)
+    items = [Table("systems", CAPTIONS["systems"], records, {
+        "system": "{system}", "UA, runs": "{UA_runs}", "95 % interval": INTERVAL, "UA, speakers": "{UA_speakers}",
+        "WA, runs": "{WA_runs}", "WA, speakers": "{WA_speakers}", "F1, runs": "{F1_runs}",
+        "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
+        "trained": "{trainable_parameters:,}"})]
+    text = [f"{key}: {value}." for key, value in results.about["definitions"].items()]
+    if lost:
+        text.append(f"{sum(map(len, lost.values()))} of {len(results.units)} units are missing. A system has numbers "
+                    "over its complete runs only, and dashes where there is none.")
+        keys = ("system", "seed", "state", "error", "test speakers")
+        items.append(Table("missing", CAPTIONS["missing"],
+                           [dict(zip(keys, (*key, ", ".join(tests)), strict=True)) for key, tests in lost.items()],
+                           {key: f"{{{key}}}" for key in keys}, folded=True, prose=True))
+    return Section("Results", text, items)
+
+
+def comparisons(scores: Mapping[str, Scores]) -> Section:
+    """Who beats whom."""
+    title, names = "Who beats whom", list(scores)
+    count = len(names) * (len(names) - 1) // 2
+    if not count:
+        return Section(title, [f"Only {names[0]} has a complete run: there is nothing to compare."])
+    resamples = max(4999, 200 * count - 1)  # so that p times the pairs can fall to 0.005
+    pairs = significance.compare_all({name: one.runs for name, one in scores.items()}, resamples=resamples)
+    difference, p = np.zeros((len(names), len(names))), np.full((len(names), len(names)), np.nan)
+    records = []
+    for pair, (i, j) in zip(pairs, itertools.combinations(range(len(names)), 2), strict=True):
+        difference[i, j], difference[j, i] = np.subtract(*pair.values), -np.subtract(*pair.values)
+        tests = {name: result for name, result in asdict(pair).items() if isinstance(result, dict)}
+        if "bootstrap" in tests:
+            p[i, j] = p[j, i] = tests["bootstrap"]["holm"]
+        records.append({"first": names[i], "second": names[j], "UA_first": pair.values[0], "UA_second": pair.values[1]}
+                       | {f"{name}_{key}": value for name, result in tests.items() for key, value in result.items()})
+    table = Table("comparisons", CAPTIONS["comparisons"], records, {
+        "first": "{first}", "second": "{second}", "difference": "{bootstrap_value:+.3f}",
+        "95 % interval": "{bootstrap_low:+.3f} to {bootstrap_high:+.3f}", "p": "{bootstrap_p:.4f}",
+        "p, Holm": "{bootstrap_holm:.4f}"}, folded=True)
+    speakers = len(next(iter(scores.values())).speakers)
+    text = (f"{int((p <= 0.05).sum()) // 2} of {count} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
+            f"speakers, {resamples} draws, Holm's correction over all pairs. Systems that do not differ here are not "
+            "thereby equal.")
+    if speakers == 1:
+        text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
+    picture = Picture("who_beats_whom", CAPTIONS["who_beats_whom"], f"Matrix of {len(names)} systems. {text}",
+                      figures.comparison_figure(names, difference, p))
+    return Section(title, [text], [picture, table])
+
+
+def confusions(scores: Mapping[str, Scores]) -> Section:
+    """Fig. 5 of the paper, for each system."""
+    items: list[Table | Picture] = []
+    records = []
+    labels = next(iter(scores.values())).runs[0].names
+    for name, one in scores.items():
+        counts = np.mean([metrics.confusion_matrix(run.truth, run.predicted, labels) for run in one.runs], axis=0)
+        total = counts.sum(axis=1, keepdims=True)
+        shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+        records += [{"system": name, "true": label, **dict(zip(labels, row, strict=True))}
+                    for label, row in zip(labels, shares.tolist(), strict=True)]
+        right = ", ".join(f"{label} {share:.0%}" for label, share in zip(labels, shares.diagonal(), strict=True))
+        items.append(Picture(f"confusion_{name}", "", f"Confusion matrix of {name}; right are {right}.",
+                             figures.confusion_figure(counts, labels, name)))
+    columns = {"system": "{system}", "true": "{true}", **{label: f"{{{label}:.3f}}" for label in labels}}
+    items.append(Table("confusions", CAPTIONS["confusions"], records, columns, folded=True))
+    text = "All folds, averaged over runs: each row in per cent of its true class, with the mean count."
+    return Section("Confusion matrices", [text], items, small=True)
+
+
+def layers(results: Results, scores: Mapping[str, Scores]) -> Section:
+    """UA by the layer of the recogniser."""
+    lines: dict[tuple[str, bool], list[tuple[int, float, float, float]]] = {}
+    references, records = {}, []
+    for name, one in scores.items():
+        system = one.system
+        if system.layer is None:
+            references[name] = one.ua
+            continue
+        low, high = (one.ua, one.ua) if one.low is None or one.high is None else (one.low, one.high)
+        kind = results.kind(name)
+        lines.setdefault((kind, system.is_control), []).append((system.layer, one.ua, low, high))
+        records.append({"system": name, "head": kind, "layer": system.layer, "random_weights": system.is_control,
+                        "UA": one.ua, "low": one.low, "high": one.high})
+    if not lines:
+        return Section("UA by layer", ["No system that uses a layer of the recogniser has a complete run."])
+    best = max(records, key=lambda record: record["UA"])
+    return Section("UA by layer", items=[
+        Picture("layers", CAPTIONS["layers"], f"UA by layer; highest is {best['system']}, {best['UA']:.3f}.",
+                figures.layers_figure(lines, references)),
+        Table("layers", CAPTIONS["layers_table"], records, {
+            "system": "{system}", "layer": "{layer}", "UA": "{UA:.3f}", "95 % interval": INTERVAL}, folded=True)])
+
+
+def speakers(results: Results, scores: Mapping[str, Scores]) -> Section:
+    """UA of each speaker and gender."""
+    names = next(iter(scores.values())).speakers
+    about = [results.about["speakers"][name] for name in names]
+    genders = [one.get("gender") or "" for one in about]
+    values = np.array([one.by_speaker["UA"] for one in scores.values()])  # [systems, speakers]
+    known = [gender for gender in ("female", "male") if gender in genders]
+    records = [{"system": name, "worst": named(names, own == own.min()), "worst_UA": own.min(),
+                "best": named(names, own == own.max()), "best_UA": own.max()}
+               | {gender: own[np.array(genders) == gender].mean() for gender in known}
+               | {f"speaker_{speaker}": value for speaker, value in zip(names, own, strict=True)}
+               for name, own in zip(scores, values, strict=True)]
+    hardest = int(values.mean(axis=0).argmin())
+    text = [f"Over all systems, speaker {names[hardest]} is the hardest: mean UA {values[:, hardest].mean():.3f}."]
+    for speaker, one in zip(names, about, strict=True):
+        heard = [label for label, count in one.get("counts", {}).items() if count]
+        if len(heard) == 1:
+            text.append(f"Speaker {speaker} has utterances of {heard[0]} only: UA is the recall of that class.")
+    if "" in genders:
+        text.append(f"The gender of {genders.count('')} of {len(genders)} speakers is not known.")
+    return Section("Speakers", text, [
+        Picture("speakers", CAPTIONS["speakers"], f"UA of {len(names)} speakers for {len(scores)} systems. {text[0]}",
+                figures.speakers_figure(list(scores), values, genders, [str(one["worst"]) for one in records])),
+        Table("speakers", CAPTIONS["genders"], records, {
+            "system": "{system}", **{gender: f"{{{gender}:.3f}}" for gender in known},
+            "worst speaker": "{worst}: {worst_UA:.3f}", "best speaker": "{best}: {best_UA:.3f}"})])
+
+
+def named(names: Sequence[str], chosen: np.ndarray) -> str:
+    """One or two of the names, or how many they are."""
+    found = [name for name, one in zip(names, chosen, strict=True) if one]
+    return ", ".join(found) if len(found) < 3 else f"{len(found)} speakers"
+
+
+def calibration(results: Results, scores: Mapping[str, Scores]) -> Section:
+    """Confidence against accuracy, before and after a temperature; what is gained by leaving out the unsure."""
+    diagrams, kept, records = {}, {}, []
+    for name, one in scores.items():
+        truth = [run.truth for run in one.runs]
+        stages = {"ECE": [run.probabilities for run in one.runs]}
+        record: dict[str, Any] = {"system": name}
+        tempered = results.tempered(name)
+        if tempered:
+            stages["ECE_tempered"] = [probabilities for probabilities, _ in tempered]
+            fitted = np.concatenate([temperatures for _, temperatures in tempered])
+            record |= {"T": np.median(fitted), "T_low": fitted.min(), "T_high": fitted.max()}
+        for stage, runs in stages.items():
+            record |= statistics(stage, [metrics.calibration_error(labels, found, results.labels)
+                                         for labels, found in zip(truth, runs, strict=True)])
+        kept[name] = np.mean([metrics.coverage(labels, found, results.labels, SHARES)
+                              for labels, found in zip(truth, runs, strict=True)], axis=0)
+        diagrams[name] = [metrics.reliability(predictions.join(one.runs).truth, np.concatenate(found), results.labels)
+                          for found in stages.values()]
+        records.append(record | {f"UA_{share:.0%}": value for share, value in zip(SHARES, kept[name], strict=True)})
+    low, high = metrics.TEMPERATURES
+    text = ("A fold's temperature (T) has the lowest cross-entropy on its validation speaker; the test speaker has no "
+            f"part in it. T is kept within {low:g} and {high:g}, since a speaker without errors asks for 0. ECE is of "
+            "each run; a small set has some by chance.")
+    return Section("Calibration", [text], [
+        Table("calibration", CAPTIONS["calibration"], records, {
+            "system": "{system}", "ECE": "{ECE}", "ECE, tempered": "{ECE_tempered}",
+            "T": "{T:.2f} ({T_low:.2f} to {T_high:.2f})", "UA, half kept": "{UA_50%:.3f}", "UA": "{UA_100%:.3f}"}),
+        Picture("reliability", CAPTIONS["reliability"], "Accuracy against confidence, a panel for each system.",
+                figures.reliability_figure(diagrams)),
+        Picture("coverage", CAPTIONS["coverage"], "UA against the share of utterances kept, a panel for each system.",
+                figures.coverage_figure(SHARES, kept))])
+
+
+def curves(results: Results) -> Section:
+    """Losses by epoch."""
+    units = {name: [unit for unit in results.units_of(name) if unit.state == "finished" and unit.curve]
+             for name in results.systems}
+    found = {name: [np.array(unit.curve, dtype=float) for unit in own] for name, own in units.items() if own}
+    if not found:
+        return Section("Training", ["No unit has a training curve."])
+    epochs = {name: [unit.tested_epoch for unit in own if unit.tested_epoch is not None] for name, own in units.items()}
+    tested = {name: float(np.median(own)) for name, own in epochs.items() if own}
+    return Section("Training", items=[
+        Picture("curves", CAPTIONS["curves"], "Training and validation loss by epoch, a panel for each system.",
+                figures.curves_figure(found, tested))])
+
+
+def protocol(results: Results, name: str = "") -> Section:
+    """What was run, and how to run it again; ``name`` tells it from other protocols of the page."""
+    about = results.about
+    utterances = sum(sum(one.get("counts", {}).values()) for one in about["speakers"].values())
+    languages = [about[key] for key in ("language", "test_language") if about.get(key)]
+    facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
+             "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
+             "folds": len(about["folds"]), "seeds": ", ".join(map(str, about["runs"])), "date": about["date"],
+             "machine": about["machine"], **about["protocol"]}
+    systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items())}
+               for system, one in results.systems.items()]
+    suffix = f"_{name}" if name else ""
+    return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
+        Table(f"protocol{suffix}", CAPTIONS["protocol"],
+              [{"setting": key, "value": str(value)} for key, value in facts.items() if value not in ("", None)],
+              {"setting": "{setting}", "value": "{value}"}, prose=True),
+        Table(f"plan{suffix}", CAPTIONS["plan"], systems, {
+            "system": "{system}", "head": "{head}", "layer": "{layer:d}", "own settings": "{settings}",
+            "encoder": "{encoder:s}", "command": "{command}"}, folded=True, prose=True)],
+        [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
+
+
+def across_corpora(cells: Mapping[tuple[str, str], Results]) -> Section:
+    """UA by corpus of training and of the test."""
+    scores = {corpora: scores_of(results) for corpora, results in cells.items()}
+    train, test = (list(dict.fromkeys(corpora[side] for corpora in cells)) for side in (0, 1))
+    items: list[Table | Picture] = []
+    records = []
+    for name in dict.fromkeys(name for results in cells.values() for name in results.systems):
+        found = {corpora: one[name] for corpora, one in scores.items() if name in one}
+        values = np.array([[found[a, b].ua if (a, b) in found else np.nan for b in test] for a in train])
+        told = ", ".join(f"{a} → {b} {one.ua:.3f}" for (a, b), one in found.items()) or "no complete run"
+        items.append(Picture(f"corpora_{name}", "", f"UA of {name}: {told}.",
+                             figures.corpora_figure(train, test, values, name)))
+        records += [{"system": name, "train": a, "test": b, "UA": one.ua, "low": one.low, "high": one.high}
+                    for (a, b), one in found.items()]
+    items.append(Table("corpora", CAPTIONS["corpora"], records, {
+        "system": "{system}", "trained on": "{train}", "tested on": "{test}", "UA": "{UA:.3f}",
+        "95 % interval": INTERVAL}))
+    return Section("UA across corpora", differences(cells), items, small=True)
+
+
+def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
+    """Sentences on languages, labels and speakers that differ."""
+    text = []
+    first: dict[str, Results] = {}
+    for results in cells.values():
+        about, other = results.about, first.setdefault(results.corpora[1], results)
+        ours, theirs = about.get("language"), about.get("test_language")
+        if ours and theirs and ours != theirs:
+            text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
+        heard = {label for one in about["speakers"].values()
+                 for label, count in one.get("counts", {}).items() if count}
+        lacking = [label for label in results.labels if label not in heard]
+        if heard and lacking:
+            text.append(f"{results.title}: no utterance of {', '.join(lacking)}; UA is over the other labels.")
+        odd = sorted({*about["speakers"]} ^ {*other.about["speakers"]})
+        if odd:
+            text.append(f"{results.title} and {other.title}: only one tests {', '.join(odd)}; the two cells are "
+                        "not of one test set.")
+    return text
+
+
+def by_corpora(folders: Sequence[Results]) -> dict[tuple[str, str], Results]:
+    """Corpora of training and test → results.
+
+    Raises
+    ------
+    DataError
+        Two folders are of the same corpora, or their labels differ.
+    """
+    cells: dict[tuple[str, str], Results] = {}
+    for results in folders:
+        if results.corpora in cells:
+            raise DataError(f"{cells[results.corpora].folder} and {results.folder} are both of {results.title}: give "
+                            "one folder for each pair of corpora")
+        if {*results.labels} != {*folders[0].labels}:
+            raise DataError(f"{results.folder} has labels {', '.join(results.labels)}; {folders[0].folder} has "
+                            f"{', '.join(folders[0].labels)}: UA can be compared for the same labels only")
+        cells[results.corpora] = results
+    return cells
+
+
+def main(argv: Sequence[str]) -> Path:
+    """Reads the folders and writes the report; returns the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="RESULTS")
+    parser.add_argument("--output_folder", metavar="DIR")
+    args = parser.parse_args(argv)
+    first, *others = (Results.load(folder) for folder in args.results)
+    if others:
+        cells = by_corpora([first, *others])
+        title, default = "across corpora", "report_corpora"
+        sections = [across_corpora(cells), *(protocol(one, "_".join(corpora)) for corpora, one in cells.items())]
+    else:
+        scores = scores_of(first)
+        title, default = first.title, "report"
+        sections = [overview(first, scores), comparisons(scores), layers(first, scores), confusions(scores),
+                    speakers(first, scores), calibration(first, scores), curves(first), protocol(first)]
+    written = page.write(Path(args.output_folder or first.folder / default), title, sections)
+    print(f"the report is {written}; its figures and tables lie beside it")
+    return written
+
+
+if __name__ == "__main__":
+    experiment.run(main)

@@ -1,0 +1,157 @@
+"""A report of tables and figures: one HTML page that needs no other file, and each of them as files for a paper."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from ser_plugins import figures
+from ser_plugins.files import write_atomically
+
+DASH = "–"  # a number that there is none of
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of records.
+
+    Arguments
+    ---------
+    name : str
+        Of the files.
+    caption : str
+        Its first sentence is the title where the table is folded.
+    records : Sequence[Mapping[str, Any]]
+        What the CSV file holds, with all digits.
+    columns : Mapping[str, str]
+        What the page and LaTeX show: heading → format of a record, such as ``"{low:.3f} to {high:.3f}"``. A cell whose
+        numbers a record lacks, or has as None, is a dash.
+    folded : bool
+        The page shows it on demand.
+    prose : bool
+        Its cells are text that may be wrapped.
+    """
+
+    name: str
+    caption: str
+    records: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, str]
+    folded: bool = False
+    prose: bool = False
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The texts of the cells."""
+        return [[_cell(column, record) for column in self.columns.values()] for record in self.records]
+
+    def save(self, folder: Path) -> None:
+        """Writes NAME.csv and NAME.tex (booktabs)."""
+        def write_csv(file: IO[str]) -> None:
+            writer = csv.DictWriter(file, dict.fromkeys(key for record in self.records for key in record),
+                                    lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.records)
+
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (list(self.columns), *self.rows))
+        lines = [f"% {self.caption}", rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule", head,
+                 r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""]
+        write_atomically(folder / f"{self.name}.csv", write_csv)
+        write_atomically(folder / f"{self.name}.tex", lambda file: file.write("\n".join(lines)))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure; ``alt`` tells what it shows to who cannot see it."""
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+    def save(self, folder: Path) -> None:
+        """Writes NAME.png and NAME.pdf."""
+        for kind in ("png", "pdf"):
+            write_atomically(folder / f"{self.name}.{kind}",
+                             lambda file, kind=kind: file.write(self._content(kind)), binary=True)
+
+    @property
+    def address(self) -> str:
+        """The figure as a data address, for the page."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self._content("svg")).decode()
+
+    def _content(self, kind: str) -> bytes:
+        buffer = io.BytesIO()
+        figures.save(self.figure, buffer, kind)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with sentences, command lines, tables and figures; ``small`` figures stand side by side."""
+
+    title: str
+    text: Sequence[str] = ()
+    items: Sequence[Table | Picture] = ()
+    commands: Sequence[str] = ()
+    small: bool = False
+
+    @property
+    def key(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower())
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Writes ``index.html``, and each table and figure as files; returns the page."""
+    for section in sections:
+        for item in section.items:
+            item.save(folder)
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("assets"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report.html").render(title=title, sections=sections)
+    write_atomically(folder / "index.html", lambda file: file.write(page))
+    return folder / "index.html"
+
+
+class _Formatter(string.Formatter):
+    """Takes the whole of a field's name for a key: one may be a label with a dot."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return kwargs[field_name], field_name
+
+
+def _cell(column: str, record: Mapping[str, Any]) -> str:
+    """A record in a column's format.
+
+    Example
+    -------
+    >>> _cell("{low:.1f} to {high:.1f}", {"low": 0.25, "high": 0.5}), _cell("{low:.1f}", {"low": None})
+    ('0.2 to 0.5', '–')
+    """
+    try:
+        return _Formatter().vformat(column, (), record)
+    except (KeyError, TypeError):  # None has no number format
+        return DASH
+
+
+def _latex(text: str) -> str:
+    r"""A cell of a LaTeX table.
+
+    Example
+    -------
+    >>> print(_latex("mp_1: 50 % ± 2"))
+    mp\_1: 50 \% $\pm$ 2
+    """
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    for sign, command in (("±", r"$\pm$"), ("→", r"$\to$"), ("≤", r"$\le$"), ("−", "$-$"), ("–", "--")):
+        text = text.replace(sign, command)
+    return text

@@ -1,0 +1,272 @@
+"""What a protocol left: ``results.json`` and ``predictions.csv.gz`` of one folder, read and checked.
+
+A *unit* is one training: a system, the fold that tests one speaker, and a seed. A *run* is a system's units of one
+seed, which test every speaker once; it is complete when all of them have finished. Only complete runs have numbers: an
+average over the speakers that happen to be there would be of another, easier or harder, corpus.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ser_plugins import metrics, predictions
+from ser_plugins.errors import DataError, unknown_name
+from ser_plugins.predictions import Predictions
+
+UNIT_COLUMNS = ("system", "seed", "fold", "part")
+STATES = ("finished", "failed", "missing")
+KINDS = {"corpus": str, "labels": list, "command": list, "date": str, "machine": str, "definitions": dict,
+         "protocol": dict, "speakers": dict, "folds": list, "runs": list, "systems": dict, "units": list}
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of the plan, as ``results.json`` describes it."""
+
+    head: str
+    layer: int | None
+    settings: Mapping[str, Any]
+    encoder: str | None
+    trainable_parameters: int | None
+    deterministic: bool
+    command: str
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its encoder has random weights."""
+        return bool(self.settings.get("untrained_encoder"))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training; ``curve`` has training and validation loss of each epoch."""
+
+    system: str
+    test: str
+    seed: int
+    state: str
+    error: str | None = None
+    seconds: float | None = None
+    epochs: int | None = None
+    tested_epoch: int | None = None
+    curve: Sequence[Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
+class _Fold:
+    test: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A protocol's results.
+
+    Arguments
+    ---------
+    folder : Path
+        Where they lie.
+    about : Mapping[str, Any]
+        ``results.json``.
+    systems : Mapping[str, System]
+        In the order of the plan.
+    units : Sequence[Unit]
+        Every one that the plan has; one that ``results.json`` does not list is missing.
+    outcome : Mapping[tuple[str, int, str, str], Predictions]
+        System, seed, fold (its test speaker) and part → what was predicted.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    systems: Mapping[str, System]
+    units: Sequence[Unit]
+    outcome: Mapping[tuple[str, int, str, str], Predictions]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Results:
+        """Reads a folder.
+
+        Raises
+        ------
+        DataError
+            A file is missing or broken, lacks a key, or the two contradict each other: what, and where.
+        """
+        folder = Path(folder)
+        about = _read_json(folder / "results.json")
+        where = str(folder / "results.json")
+        systems = {name: _record(System, entry, f"{where}, system {name}") for name, entry in about["systems"].items()}
+        units = _units(about, systems, where)
+        outcome = _read_predictions(folder / "predictions.csv.gz", about, {(u.system, u.seed, u.test) for u in units})
+        result = cls(folder, about, systems, units, outcome)
+        result._check_finished()
+        return result
+
+    @property
+    def labels(self) -> list[str]:
+        return self.about["labels"]
+
+    @property
+    def corpora(self) -> tuple[str, str]:
+        """The corpus of training and that of the test."""
+        return self.about["corpus"], self.about.get("test_corpus") or self.about["corpus"]
+
+    @property
+    def title(self) -> str:
+        """The corpus, or both: ``emodb → ravdess``."""
+        return " → ".join(dict.fromkeys(self.corpora))
+
+    def kind(self, system: str) -> str:
+        """A system's head, with those of its own settings that tell it from others of that head, but for the layer."""
+        one = self.systems[system]
+        others = [other.settings for other in self.systems.values() if other.head == one.head]
+        own = [f"{key} {value}" for key, value in one.settings.items() if key not in ("layer", "untrained_encoder")
+               and any(settings.get(key) != value for settings in others)]
+        return ", ".join([one.head, *own])
+
+    def units_of(self, system: str) -> list[Unit]:
+        """The units of a system, run by run."""
+        return [unit for unit in self.units if unit.system == system]
+
+    def complete(self, system: str) -> list[int]:
+        """The seeds of a system's complete runs."""
+        units = self.units_of(system)
+        lacking = {unit.seed for unit in units if unit.state != "finished"}
+        return [seed for seed in dict.fromkeys(unit.seed for unit in units) if seed not in lacking]
+
+    def runs(self, system: str) -> list[Predictions]:
+        """What a system's complete runs predicted of the test speakers, one `Predictions` each run; may be empty."""
+        return [predictions.join([self.outcome[system, seed, unit.test, "test"] for unit in self.units_of(system)
+                                  if unit.seed == seed]) for seed in self.complete(system)]
+
+    def tempered(self, system: str) -> list[tuple[np.ndarray, list[float]]]:
+        """Probabilities of each of `runs`, tempered fold by fold, and the temperatures.
+
+        A temperature is fitted on the validation speaker of its fold. Empty where a fold has no such predictions.
+        """
+        result = []
+        for seed in self.complete(system):
+            tests = [unit.test for unit in self.units_of(system) if unit.seed == seed]
+            if any((system, seed, test, "valid") not in self.outcome for test in tests):
+                return []
+            valid = [self.outcome[system, seed, test, "valid"] for test in tests]
+            fitted = [metrics.fit_temperature(one.truth, one.probabilities, self.labels) for one in valid]
+            result.append((np.concatenate([
+                metrics.tempered(self.outcome[system, seed, test, "test"].probabilities, temperature)
+                for test, temperature in zip(tests, fitted, strict=True)]), fitted))
+        return result
+
+    def _check_finished(self) -> None:
+        """A finished unit has predictions, of all its test speaker's utterances."""
+        speakers = self.about["speakers"]
+        for unit in self.units:
+            if unit.state != "finished":
+                continue
+            where = f"{self.folder}: system {unit.system}, seed {unit.seed}, test speaker {unit.test}"
+            found = self.outcome.get((unit.system, unit.seed, unit.test, "test"))
+            if found is None:
+                raise DataError(f"{where} is finished and has no test predictions in predictions.csv.gz; run it again")
+            if self.corpora[0] != self.corpora[1]:
+                continue  # there, a fold may test any speakers of the other corpus
+            if {*found.speakers} != {unit.test}:
+                raise DataError(f"{where}: the predictions are of speaker {', '.join(sorted({*found.speakers}))}")
+            expected, counts = Counter(speakers[unit.test].get("counts")), Counter(found.truth)
+            different = [f"{counts[label]} of {label}, expected {expected[label]}" for label in self.labels
+                         if counts[label] != expected[label]]
+            if expected and different:
+                raise DataError(f"{where}: predictions of {'; '.join(different)}; systems are compared on the same "
+                                "utterances, so run it again on the corpus of the others")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name the folder that recipes/cross_validate.py wrote") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    for key, kind in KINDS.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            found = "no such key" if not isinstance(content, dict) or key not in content else repr(content[key])[:60]
+            raise DataError(f"{path}: '{key}' must be a {kind.__name__}, found {found}")
+    return content
+
+
+def _record(kind: type[Record], entry: Any, where: str) -> Record:
+    """A dataclass from a JSON object, which may say more."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    try:
+        return kind(**{key: value for key, value in entry.items() if key in known})
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _units(about: Mapping[str, Any], systems: Mapping[str, System], where: str) -> list[Unit]:
+    """The listed units, checked, and those that the plan has besides."""
+    tests = [_record(_Fold, fold, f"{where}, fold {number}").test for number, fold in enumerate(about["folds"], 1)]
+    listed: dict[tuple[str, str, int], Unit] = {}
+    for number, entry in enumerate(about["units"], start=1):
+        unit = _record(Unit, entry, f"{where}, unit {number}")
+        for kind, value, known in (("system", unit.system, systems), ("test speaker", unit.test, tests),
+                                   ("state", unit.state, STATES)):
+            if value not in known:
+                raise DataError(f"{where}, unit {number}: {unknown_name(kind, str(value), known)}")
+        key = unit.system, unit.test, unit.seed
+        if key in listed:
+            raise DataError(f"{where}, unit {number}: system {unit.system}, test speaker {unit.test}, seed {unit.seed} "
+                            "is listed twice")
+        listed[key] = unit
+    units = []
+    for name, system in systems.items():
+        seeds = about["runs"]
+        if system.deterministic:
+            seeds = list(dict.fromkeys(seed for other, _, seed in listed if other == name)) or seeds[:1]
+        units += [listed.get((name, test, seed), Unit(name, test, seed, "missing")) for seed in seeds for test in tests]
+    return units
+
+
+def _read_predictions(path: Path, about: Mapping[str, Any],
+                      known: set[tuple[str, int, str]]) -> dict[tuple[str, int, str, str], Predictions]:
+    """The predictions of each unit and part."""
+    labels = about["labels"]
+    header = [*UNIT_COLUMNS, *predictions.FIXED, *(f"p_{label}" for label in labels)]
+    skip = len(UNIT_COLUMNS)
+    rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            first = next(reader, [])
+            if first != header:
+                raise DataError(f"{path} has columns {', '.join(first) or '(none)'}; expected {', '.join(header)}")
+            for line, row in enumerate(reader, start=2):
+                where = f"{path}, line {line}"
+                texts, values = predictions.parse_row(row[skip:], len(header) - skip, where)
+                _check_row(texts, values, about, where)
+                system, seed, fold, part = row[:skip]
+                key = system, int(seed) if seed.lstrip("-").isdecimal() else -1, fold
+                if key not in known or part not in ("test", "valid"):
+                    raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
+                                    "plan of results.json; the two files are not of one protocol")
+                rows.setdefault((*key, part), []).append((texts, values))
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    return {key: predictions.from_rows(group, labels) for key, group in rows.items()}
+
+
+def _check_row(texts: Sequence[str], values: Sequence[float], about: Mapping[str, Any], where: str) -> None:
+    _, speaker, *labels = texts
+    for kind, label in zip(("label", "prediction"), labels, strict=True):
+        if label not in about["labels"]:
+            raise DataError(f"{where}: {unknown_name(kind, label, about['labels'], 'labels of results.json')}")
+    if speaker not in about["speakers"]:
+        raise DataError(f"{where}: {unknown_name('speaker', speaker, about['speakers'], 'speakers of results.json')}")
+    if not (abs(sum(values) - 1) < 1e-3 and min(values) >= 0):  # so that NaN is refused
+        raise DataError(f"{where}: probabilities {', '.join(map(str, values))} do not add up to 1")

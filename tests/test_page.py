@@ -1,0 +1,103 @@
+"""A report's tables and figures as files, and the page that holds them all."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ser_plugins import page
+from ser_plugins.page import DASH, Picture, Section, Table
+
+RECORDS = [{"system": "mp_1 & <b>", "low": 0.123456789, "high": 0.5}, {"system": "rnn", "low": None, "high": 0.5}]
+TABLE = Table("numbers", "A title. The rest: 50 %.", RECORDS,
+              {"system": "{system}", "interval": "{low:.2f} to {high:.2f}", "absent": "{absent:.2f}"})
+
+
+class Tags(HTMLParser):
+    """Start tags with their attributes, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def picture():
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot(np.arange(3))
+    return Picture("line", "A line.", 'rising "steadily"', figure)
+
+
+def test_a_number_that_there_is_none_of_is_a_dash():
+    assert TABLE.rows == [["mp_1 & <b>", "0.12 to 0.50", DASH], ["rnn", DASH, DASH]]
+
+
+def test_a_key_may_hold_dots_and_brackets():
+    assert Table("t", "", [{"a.b[0]": 0.5}], {"x": "{a.b[0]:.1f}"}).rows == [["0.5"]]
+
+
+def test_the_csv_file_has_all_digits(tmp_path):
+    TABLE.save(tmp_path)
+    with open(tmp_path / "numbers.csv", encoding="utf-8", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["low"]) == 0.123456789
+    assert first["system"] == "mp_1 & <b>"
+    assert second["low"] == ""
+
+
+def test_records_may_differ_in_their_keys(tmp_path):
+    Table("t", "", [{"a": 1}, {"b": 2}], {"a": "{a}"}).save(tmp_path)
+    assert (tmp_path / "t.csv").read_text() == "a,b\n1,\n,2\n"
+
+
+def test_latex_escapes_its_signs_and_has_as_many_cells_in_each_row(tmp_path):
+    TABLE.save(tmp_path)
+    lines = (tmp_path / "numbers.tex").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == r"\begin{tabular}{lrr}"
+    assert lines[5] == r"mp\_1 \& <b> & 0.12 to 0.50 & -- \\"
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) == 3
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {2}
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    written = page.write(tmp_path, "a <title>", [Section("First part", ["a & b"], [TABLE, picture()], ["run --it"]),
+                                                 Section("Second", small=True, items=[picture()])])
+    found = Tags(written)
+    addresses = [value for _, attributes in found.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert len([one for one in addresses if one.startswith("data:image/svg+xml;base64,")]) == 2
+    identities = {attributes["id"] for _, attributes in found.tags if "id" in attributes}
+    assert all(one.startswith("data:") or one.removeprefix("#") in identities for one in addresses)
+    assert "@import" not in written.read_text()
+    assert "url(" not in written.read_text()
+    svg = base64.b64decode(next(one for one in addresses if one.startswith("data:")).partition(",")[2])
+    assert b"<svg" in svg
+    for text in ("a <title>", "mp_1 & <b>", "0.12 to 0.50", "run --it", "A line."):
+        assert text in found.text
+    assert [attributes["alt"] for tag, attributes in found.tags if tag == "img"] == ['rising "steadily"'] * 2
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_a_figure_is_an_image_with_the_same_bytes_each_time(tmp_path, kind):
+    for name in "ab":
+        picture().save(tmp_path / name)
+    one, two = ((tmp_path / name / f"line.{kind}").read_bytes() for name in "ab")
+    assert one == two
+    assert picture().address == picture().address
+    if kind == "png":
+        with Image.open(tmp_path / "a" / "line.png") as image:
+            image.verify()
+    else:
+        assert one.startswith(b"%PDF")

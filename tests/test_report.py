@@ -1,0 +1,226 @@
+"""The report's numbers against scikit-learn on the file itself, its page, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import report
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from synthetic_results import write_results
+
+from ser_plugins import experiment
+from ser_plugins.errors import DataError
+
+PLAN = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1), "rnn-2": ("rnn", 2)}
+SMALL = {"speakers": 5, "runs": (1, 2), "per_class": 4}
+SKLEARN = {"UA": balanced_accuracy_score, "WA": accuracy_score,
+           "F1": lambda truth, predicted: f1_score(truth, predicted, average="macro", zero_division=0)}
+
+
+class Page(HTMLParser):
+    """Images, addresses and text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.images, self.addresses, self.text, self.headings = [], [], "", 0
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "img":
+            self.images.append(values)
+        self.headings += tag == "h2"
+        self.addresses += [values[key] for key in ("src", "href") if key in values]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def records(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def lines_of(folder):
+    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Results in which a run of mp-1 and all of rnn-2 lack a unit, and their report."""
+    folder = tmp_path_factory.mktemp("results")
+    write_results(folder, systems=PLAN, missing=[("mp-1", "04", 2), ("rnn-2", "03", 1), ("rnn-2", "05", 2)], **SMALL)
+    return folder, report.main([str(folder)])
+
+
+def test_table_1_is_scikit_learns(made):
+    folder, page = made
+    table = {row["system"]: row for row in records(page.parent / "systems.csv")}
+    complete = {"majority": ["1"], "mp-1": ["1"], "mp-1-random": ["1", "2"]}
+    for system, seeds in complete.items():
+        lines = [line for line in lines_of(folder) if line["system"] == system and line["part"] == "test"]
+        for name, metric in SKLEARN.items():
+            runs = [metric(*([line[key] for line in lines if line["seed"] == seed] for key in ("label", "prediction")))
+                    for seed in seeds]
+            assert float(table[system][f"{name}_runs_mean"]) == pytest.approx(np.mean(runs))
+            deviation = table[system][f"{name}_runs_sd"]
+            assert deviation == "" if len(runs) == 1 else float(deviation) == pytest.approx(np.std(runs, ddof=1))
+            speakers = [np.mean([metric(*([line[key] for line in lines if line["seed"] == seed and
+                                           line["speaker"] == speaker] for key in ("label", "prediction")))
+                                 for seed in seeds]) for speaker in sorted({line["speaker"] for line in lines})]
+            assert float(table[system][f"{name}_speakers_mean"]) == pytest.approx(np.mean(speakers))
+            assert float(table[system][f"{name}_speakers_sd"]) == pytest.approx(np.std(speakers, ddof=1))
+
+
+def test_an_incomplete_system_is_counted_and_has_no_number(made):
+    _, page = made
+    table = {row["system"]: row for row in records(page.parent / "systems.csv")}
+    assert [(row["units"], row["complete_runs"]) for row in table.values()] == [
+        ("5/5", "1/1"), ("9/10", "1/2"), ("10/10", "2/2"), ("8/10", "0/2")]
+    assert table["rnn-2"]["UA_runs_mean"] == table["rnn-2"]["low"] == ""
+    assert {(row["system"], row["seed"], row["test speakers"]) for row in records(page.parent / "missing.csv")} == {
+        ("mp-1", "2", "04"), ("rnn-2", "1", "03"), ("rnn-2", "2", "05")}
+    assert "3 of 35 units are missing" in Page(page).text
+    assert "rnn-2" not in {row["second"] for row in records(page.parent / "comparisons.csv")}
+
+
+def test_the_page_needs_no_other_file_and_every_figure_is_told_in_words(made):
+    _, page = made
+    found = Page(page)
+    assert found.headings == 8
+    assert all(one.startswith(("data:image/svg+xml", "#")) for one in found.addresses)
+    assert len(found.images) == 6 + 3  # and a confusion matrix for each system with a complete run
+    assert all(len(image["alt"]) > 20 for image in found.images)
+    assert "python recipes/cross_validate.py 'a plan.yaml'" in found.text
+    assert "0.9, 1.1" in found.text
+    names = {path.stem for path in page.parent.glob("*.png")}
+    assert len(names) == len(found.images)
+    assert names == {path.stem for path in page.parent.glob("*.pdf")}
+    assert {path.stem for path in page.parent.glob("*.csv")} == {path.stem for path in page.parent.glob("*.tex")}
+
+
+def test_speakers_and_genders(made):
+    folder, page = made
+    speakers = json.loads((folder / "results.json").read_text())["speakers"]
+    genders = {name: one["gender"] for name, one in speakers.items()}
+    for row in records(page.parent / "speakers.csv"):
+        values = {name: float(row[f"speaker_{name}"]) for name in genders}
+        for gender in ("female", "male"):
+            assert float(row[gender]) == pytest.approx(np.mean([values[n] for n in values if genders[n] == gender]))
+        if row["system"] != "majority":
+            assert values[row["worst"]] == min(values.values()) == float(row["worst_UA"])
+    assert records(page.parent / "speakers.csv")[0]["worst"] == "5 speakers"  # a constant has no worst one
+
+
+def test_a_temperature_mends_what_was_spoilt(tmp_path):
+    write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, speakers=5, per_class=20, sharpness=4.0)
+    table = records(report.main([str(tmp_path)]).parent / "calibration.csv")
+    for row in table:
+        assert float(row["ECE_tempered_mean"]) < 0.6 * float(row["ECE_mean"])
+        assert float(row["T"]) > 1.5
+        assert float(row["UA_100%"]) <= float(row["UA_50%"])
+
+
+def test_a_speaker_of_one_class_and_an_unknown_gender_are_told(tmp_path):
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, **SMALL)
+    lines = [line for line in lines_of(folder) if line["speaker"] != "03" or line["label"] == "anger"]
+    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    content = json.loads((folder / "results.json").read_text())
+    content["speakers"]["03"] = {"gender": "", "counts": {"anger": content["speakers"]["03"]["counts"]["anger"]}}
+    (folder / "results.json").write_text(json.dumps(content))
+    text = Page(report.main([str(folder)])).text
+    assert "Speaker 03 has utterances of anger only" in text
+    assert "The gender of 1 of 5 speakers is not known." in text
+
+
+def test_systems_on_different_utterances_are_refused(tmp_path):
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, **SMALL)
+    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8") as file:
+        text = file.read()
+    head, tail = text[:text.index("mp-2,")], text[text.index("mp-2,"):]
+    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8") as file:
+        file.write(head + tail.replace(",03-000,", ",03-999,"))
+    with pytest.raises(DataError, match=r"mp-2, run 1 lacks 1 utterance: 03-000 and has besides 1 utterance: 03-999"):
+        report.main([str(folder)])
+
+
+def test_one_system_and_one_speaker_have_a_report(tmp_path):
+    one = Page(report.main([str(write_results(tmp_path / "a", systems={"mp-1": ("mp", 1)}, **SMALL))]))
+    assert "Only mp-1 has a complete run" in one.text
+    single = write_results(tmp_path / "b", systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, speakers=1, runs=(1,))
+    assert "One speaker says nothing about others" in Page(report.main([str(single)])).text
+
+
+def test_no_complete_run_is_no_report(tmp_path):
+    missing = [("mp-1", "03", 1), ("mp-1", "04", 2)]
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1)}, missing=missing, **SMALL)
+    with pytest.raises(DataError, match="no system has a complete run"):
+        report.main([str(folder)])
+    assert not (folder / "report").exists()
+
+
+# Several corpora
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    """emodb → emodb, emodb → ravdess and ravdess → ravdess."""
+    plan = {"systems": {"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, "runs": (1,), "per_class": 4}
+    return [write_results(tmp_path / "ee", language="de", speakers=4, **plan),
+            write_results(tmp_path / "er", language="de", test_corpus="ravdess", test_language="en", speakers=5,
+                          **plan),
+            write_results(tmp_path / "rr", corpus="ravdess", language="en", speakers=6, **plan)]
+
+
+def test_the_matrix_of_corpora(corpora, tmp_path):
+    page = report.main([*map(str, corpora), "--output_folder", str(tmp_path / "out")])
+    assert page == tmp_path / "out" / "index.html"
+    rows = records(page.parent / "corpora.csv")
+    assert [(row["train"], row["test"]) for row in rows[:3]] == [
+        ("emodb", "emodb"), ("emodb", "ravdess"), ("ravdess", "ravdess")]
+    lines = [line for line in lines_of(corpora[1]) if line["system"] == "mp-2" and line["part"] == "test"]
+    expected = balanced_accuracy_score(*([line[key] for line in lines] for key in ("label", "prediction")))
+    assert float(rows[4]["UA"]) == pytest.approx(expected)
+    text = Page(page).text
+    assert "emodb → ravdess: the languages differ, de and en." in text
+    assert "ravdess and emodb → ravdess: only one tests 08; the two cells are not of one test set." in text
+    assert (page.parent / "protocol_emodb_ravdess.csv").is_file()
+
+
+def test_a_label_without_utterances_is_told(corpora):
+    content = json.loads((corpora[1] / "results.json").read_text())
+    for one in content["speakers"].values():
+        one["counts"]["sadness"] = 0
+    (corpora[1] / "results.json").write_text(json.dumps(content))
+    text = Page(report.main([*map(str, corpora)])).text
+    assert "emodb → ravdess: no utterance of sadness" in text
+
+
+def test_two_folders_of_the_same_corpora_are_refused(corpora):
+    with pytest.raises(DataError, match="are both of emodb → ravdess: give one folder for each pair"):
+        report.main([str(corpora[1])] * 2)
+
+
+def test_other_labels_are_refused(corpora, tmp_path):
+    plan = {"mp-1": ("mp", 1)}
+    other = write_results(tmp_path / "x", corpus="iemocap", labels=("joy", "fear"), systems=plan, **SMALL)
+    with pytest.raises(DataError, match=r"x has labels joy, fear; .*ee has anger, happiness, neutral, sadness"):
+        report.main([str(corpora[0]), str(other)])
+
+
+def test_a_user_error_is_one_sentence_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="2"):
+        experiment.run(report.main)
+    assert "error: " in (message := capsys.readouterr().err)
+    assert "nowhere/results.json" in message

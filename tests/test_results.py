@@ -1,0 +1,200 @@
+"""Results of a protocol: what is read is what was written, missing units are known, and broken folders are refused."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.optimize import brute
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+from synthetic_results import LABELS, SYSTEMS, write_results
+
+from ser_plugins.errors import DataError
+from ser_plugins.results import Results
+
+PLAN = {"mp-1": ("mp", 1), "majority": ("majority", None)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_results(tmp_path / "results", systems=PLAN, speakers=4, runs=(1, 2), per_class=3)
+
+
+def lines_of(folder):
+    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def rewrite(folder, change):
+    """Changes the lines of the predictions."""
+    lines = change(lines_of(folder))
+    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
+def describe(folder, change):
+    """Changes results.json."""
+    content = json.loads((folder / "results.json").read_text())
+    change(content)
+    (folder / "results.json").write_text(json.dumps(content))
+
+
+def test_runs_hold_what_the_file_says_of_the_test_speakers(folder):
+    first, second = Results.load(folder).runs("mp-1")
+    for seed, run in (("1", first), ("2", second)):
+        lines = [line for line in lines_of(folder) if line[:2] == ["mp-1", seed] and line[3] == "test"]
+        found = {name: (speaker, label, prediction, *probabilities) for name, speaker, label, prediction, probabilities
+                 in zip(run.ids, run.speakers, run.truth, run.predicted, run.probabilities.tolist(), strict=True)}
+        assert found == {line[4]: (*line[5:8], *map(float, line[8:])) for line in lines}
+        assert len(run.ids) == len(lines)
+
+
+def test_a_deterministic_system_has_one_run(folder):
+    results = Results.load(folder)
+    assert (len(results.runs("majority")), len(results.units_of("majority"))) == (1, 4)
+    assert (len(results.runs("mp-1")), len(results.units_of("mp-1"))) == (2, 8)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_missing_unit_makes_its_run_incomplete(tmp_path, listed):
+    folder = write_results(tmp_path, systems=PLAN, speakers=4, runs=(1, 2, 3), missing=[("mp-1", "04", 2)])
+    if not listed:
+        describe(folder, lambda content: content.update(
+            units=[unit for unit in content["units"] if unit["state"] == "finished"]))
+    results = Results.load(folder)
+    assert results.complete("mp-1") == [1, 3]
+    assert len(results.runs("mp-1")) == 2
+    lost = [unit for unit in results.units if unit.state != "finished"]
+    assert [(unit.system, unit.test, unit.seed, unit.state) for unit in lost] == [
+        ("mp-1", "04", 2, "failed" if listed else "missing")]
+
+
+def test_tempered_probabilities_have_the_temperature_of_their_fold(folder):
+    results = Results.load(folder)
+    (probabilities, temperatures), _ = results.tempered("mp-1")
+    lines = [line for line in lines_of(folder) if line[:2] == ["mp-1", "1"]]
+    start = 0
+    for fold, temperature in zip(results.about["folds"], temperatures, strict=True):
+        valid, test = ([line for line in lines if line[2:4] == [fold["test"], part]] for part in ("valid", "test"))
+        logits = [np.log(np.maximum([[float(cell) for cell in line[8:]] for line in part], 5e-7))
+                  for part in (valid, test)]
+        truth = [line[6] for line in valid]
+        best = brute(lambda beta, logits, truth: log_loss(truth, softmax(beta.item() * logits, axis=1), labels=LABELS),
+                     [(0.05, 20)], (logits[0], truth), Ns=200)  # grid, then simplex, over the inverse temperature
+        assert 1 / temperature == pytest.approx(best.item(), rel=0.01)
+        expected = softmax(logits[1] / temperature, axis=1)
+        assert probabilities[start:start + len(test)] == pytest.approx(expected)
+        start += len(test)
+    assert start == len(probabilities)
+
+
+def test_without_validation_predictions_there_is_no_temperature(folder):
+    rewrite(folder, lambda lines: [line for line in lines if line[3] != "valid" or line[0] != "mp-1"])
+    results = Results.load(folder)
+    assert results.tempered("mp-1") == []
+    assert len(results.tempered("majority")) == 1
+
+
+def test_a_head_with_two_settings_is_two_kinds(folder):
+    def vary(content):
+        content["systems"] = {name: {**content["systems"]["mp-1"], "settings": {"layer": 1, "units": units, "lr": 1}}
+                              for name, units in (("mp-1", 64), ("mp-1-wide", 96))}
+        content["units"] = [unit for unit in content["units"] if unit["system"] == "mp-1"]
+
+    describe(folder, vary)
+    rewrite(folder, lambda lines: [line for line in lines if line[0] != "majority"])
+    results = Results.load(folder)
+    assert [results.kind(name) for name in results.systems] == ["mp, units 64", "mp, units 96"]
+
+
+def test_a_speaker_of_one_class_is_read(tmp_path):
+    folder = write_results(tmp_path, systems=PLAN, speakers=4, per_class=3)
+    rewrite(folder, lambda lines: [line for line in lines if line[5] != "03" or line[6] == "anger"])
+    describe(folder, lambda content: content["speakers"]["03"].update(
+        counts={"anger": content["speakers"]["03"]["counts"]["anger"]}))
+    run = Results.load(folder).runs("mp-1")[0]
+    assert {label for label, speaker in zip(run.truth, run.speakers, strict=True) if speaker == "03"} == {"anger"}
+
+
+def replaced(column, value, row=1):
+    return lambda lines: [[value if (n, c) == (row, column) else cell for c, cell in enumerate(line)]
+                          for n, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (replaced(6, "joy"), "predictions.csv.gz, line 2: no label 'joy'; labels of results.json: anger, happiness"),
+    (replaced(7, "angr"), "line 2: no prediction 'angr'; did you mean 'anger'"),
+    (replaced(5, "99"), "line 2: no speaker '99'; speakers of results.json: 03, 04"),
+    (replaced(8, "0.9x"), "line 2: could not convert string to float: '0.9x'"),
+    (replaced(8, "nan"), "line 2: probabilities nan, .* do not add up to 1"),
+    (replaced(8, "7"), "line 2: probabilities 7.0, .* do not add up to 1"),
+    (replaced(0, "mp-7"), "line 2: system mp-7, seed 1, fold 03, part valid is not in the plan"),
+    (replaced(1, "x"), "line 2: system mp-1, seed x, fold 03, .* is not in the plan"),
+    (replaced(3, "train"), "line 2: .* part train is not in the plan"),
+    (replaced(8, "p_joy", row=0), "has columns system, .* p_joy.*; expected system, .* p_anger, p_happiness"),
+    (lambda lines: [lines[0], lines[1][:-1]], "line 2: 7 values, expected 8"),
+    (lambda lines: [], r"has columns \(none\); expected system"),
+    (lambda lines: [line for line in lines if line[2:4] != ["04", "test"]],
+     "system mp-1, seed 1, test speaker 04 is finished and has no test predictions"),
+    (lambda lines: [*lines[:-1]], r"majority, seed 1, test speaker 06: predictions of \d of sadness, expected \d"),
+    (lambda lines: [[*line[:5], "05" if line[2:4] == ["04", "test"] else line[5], *line[6:]] for line in lines],
+     "system mp-1, seed 1, test speaker 04: the predictions are of speaker 05"),
+])
+def test_predictions_that_do_not_fit(folder, change, message):
+    rewrite(folder, change)
+    with pytest.raises(DataError, match=message):
+        Results.load(folder)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda content: content.pop("labels"), "results.json: 'labels' must be a list, found no such key"),
+    (lambda content: content.update(units={}), r"'units' must be a list, found \{\}"),
+    (lambda content: content["systems"]["mp-1"].pop("head"), "system mp-1: .*missing 1 required .*'head'"),
+    (lambda content: content["units"][0].update(system="mp-9"), "unit 1: no system 'mp-9'; did you mean 'mp-1'"),
+    (lambda content: content["units"][0].update(test="77"), "unit 1: no test speaker '77'; known: 03, 04, 05, 06"),
+    (lambda content: content["units"][0].update(state="done"), "unit 1: no state 'done'; known: failed, finished"),
+    (lambda content: content["units"].append(content["units"][0]), "unit 13: .*speaker 03, seed 1 is listed twice"),
+    (lambda content: content["units"].__setitem__(0, []), "unit 1: "),
+    (lambda content: content["folds"].__setitem__(0, {"valid": "03"}), "fold 1: .*missing 1 required .*'test'"),
+])
+def test_a_description_that_does_not_fit(folder, change, message):
+    describe(folder, change)
+    with pytest.raises(DataError, match=message):
+        Results.load(folder)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda folder: (folder / "results.json").unlink(), "results.json: No such file.*name the folder that .*cross_val"),
+    (lambda folder: (folder / "results.json").write_text('{"corpus": '), "results.json is no JSON: Expecting value"),
+    (lambda folder: (folder / "results.json").write_text("[]"), "'corpus' must be a str"),
+    (lambda folder: (folder / "predictions.csv.gz").unlink(), "predictions.csv.gz cannot be read: .*No such file"),
+    (lambda folder: (folder / "predictions.csv.gz").write_bytes(b"plain"), "csv.gz cannot be read: Not a gzip"),
+    (lambda folder: (folder / "predictions.csv.gz").write_bytes((folder / "predictions.csv.gz").read_bytes()[:900]),
+     "predictions.csv.gz cannot be read: Compressed file ended before"),
+])
+def test_a_broken_folder(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(DataError, match=message):
+        Results.load(folder)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere/results\.json: No such file"):
+        Results.load(tmp_path / "nowhere")
+
+
+def test_the_generator_repeats_itself(tmp_path):
+    one, two = (write_results(tmp_path / name, systems=SYSTEMS, speakers=3) for name in "ab")
+    assert lines_of(one) == lines_of(two)
+    assert (one / "results.json").read_text() == (two / "results.json").read_text()
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, ser_plugins.results; sys.exit(' '.join({'torch', 'speechbrain'} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
