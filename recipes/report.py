@@ -91,9 +91,9 @@ def scores_of(results: Results) -> dict[str, Scores]:
             each = {metric: significance.by_speaker(runs, metric) for metric in significance.METRICS}
             speakers = each["UA"][0]
             interval = significance.confidence_interval(runs) if len(speakers) > 1 else None
-            scores[name] = Scores(system, runs, values, speakers, {key: found.mean(axis=0) for key, (_, found)
-                                                                   in each.items()},
-                                  interval and interval.low, interval and interval.high)
+            low, high = (interval.low, interval.high) if interval else (None, None)
+            scores[name] = Scores(system, runs, values, speakers,
+                                  {key: found.mean(axis=0) for key, (_, found) in each.items()}, low, high)
     if not scores:
         raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
     return scores
@@ -114,12 +114,14 @@ def statistics(name: str, values: Sequence[float] | np.ndarray) -> dict[str, Any
 
 def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
     """Table 1, and which units are missing."""
-    records, lost = [], {}
+    records = []
+    lost: dict[tuple[str, int, str, str], list[str]] = {}
     for name, system in results.systems.items():
         units, complete = results.units_of(name), len(results.complete(name))
         finished, runs = sum(unit.state == "finished" for unit in units), len({unit.seed for unit in units})
-        record = {"system": name, "units": f"{finished}/{len(units)}", "complete_runs": f"{complete}/{runs}",
-                  "trainable_parameters": system.trainable_parameters}
+        record: dict[str, Any] = {
+            "system": name, "units": f"{finished}/{len(units)}", "complete_runs": f"{complete}/{runs}",
+            "trainable_parameters": system.trainable_parameters}
         if name in scores:
             one = scores[name]
             for metric in significance.METRICS:
@@ -137,8 +139,9 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
         "trained": "{trainable_parameters:,}"})]
     text = [f"{key}: {value}." for key, value in results.about["definitions"].items()]
     if lost:
-        text.append(f"{sum(map(len, lost.values()))} of {len(results.units)} units are missing. A system has numbers "
-                    "over its complete runs only, and dashes where there is none.")
+        count = sum(len(tests) for tests in lost.values())
+        text.append(f"{count} of {len(results.units)} units are missing. A system has numbers over its complete runs "
+                    "only, and dashes where there is none.")
         keys = ("system", "seed", "state", "error", "test speakers")
         items.append(Table("missing", CAPTIONS["missing"],
                            [dict(zip(keys, (*key, ", ".join(tests)), strict=True)) for key, tests in lost.items()],
@@ -201,7 +204,8 @@ def confusions(scores: Mapping[str, Scores]) -> Section:
 def layers(results: Results, scores: Mapping[str, Scores]) -> Section:
     """UA by the layer of the recogniser."""
     lines: dict[tuple[str, bool], list[tuple[int, float, float, float]]] = {}
-    references, records = {}, []
+    references: dict[str, float] = {}
+    records: list[dict[str, Any]] = []
     for name, one in scores.items():
         system = one.system
         if system.layer is None:

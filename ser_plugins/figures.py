@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ser_plugins.significance import Result
 
@@ -232,7 +233,7 @@ def curves_figure(systems: Mapping[str, Sequence[np.ndarray]], tested: Mapping[s
             axes.plot(epochs, middle[:, part], color=colour, linewidth=1.3, label=label)
         if name in tested:
             axes.axvline(tested[name], color=VERMILION, linewidth=1, linestyle="--", label="tested epoch, median")
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         top = max(top, float(np.nanpercentile(high, 98)))
     for axes in panels:
         axes.set_ylim(0, 1.05 * top)
@@ -287,7 +288,7 @@ def _name_ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None
 
 def _write_cells(axes: Axes, image: AxesImage, texts: Sequence[Sequence[str]], fontsize: float = 9) -> list:
     """A text in each cell, black on a bright colour and white on a dark one (luminance of ITU-R BT.709)."""
-    brightness = image.to_rgba(image.get_array())[..., :3] @ (0.2126, 0.7152, 0.0722)
+    brightness = image.to_rgba(np.ma.asarray(image.get_array()))[..., :3] @ (0.2126, 0.7152, 0.0722)
     return [axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=fontsize,
                       color="black" if brightness[row, column] > 0.5 else "white")
             for row, column in np.ndindex(brightness.shape)]

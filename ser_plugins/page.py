@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,8 +82,8 @@ class Picture:
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.pdf."""
         for kind in ("png", "pdf"):
-            write_atomically(folder / f"{self.name}.{kind}",
-                             lambda file, kind=kind: file.write(self._content(kind)), binary=True)
+            content = self._content(kind)
+            write_atomically(folder / f"{self.name}.{kind}", partial(_write, content), binary=True)
 
     @property
     def address(self) -> str:
@@ -120,6 +121,10 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     page = environment.get_template("report.html").render(title=title, sections=sections)
     write_atomically(folder / "index.html", lambda file: file.write(page))
     return folder / "index.html"
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 class _Formatter(string.Formatter):

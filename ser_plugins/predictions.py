@@ -94,9 +94,10 @@ def from_rows(rows: Sequence[tuple[list[str], list[float]]], names: Sequence[str
 
 def join(parts: Sequence[Predictions]) -> Predictions:
     """Predictions of several folds as one; they share a label list."""
-    columns = ([value for part in parts for value in getattr(part, name)]
-               for name in ("ids", "speakers", "truth", "predicted"))
-    return Predictions(*columns, np.concatenate([part.probabilities for part in parts]), parts[0].names)
+    ids, speakers, truth, predicted = ([value for part in parts for value in getattr(part, name)]
+                                       for name in ("ids", "speakers", "truth", "predicted"))
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    return Predictions(ids, speakers, truth, predicted, probabilities, parts[0].names)
 
 
 def parse_row(row: Sequence[str], columns: int, where: str) -> tuple[list[str], list[float]]:
