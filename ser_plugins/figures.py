@@ -288,7 +288,9 @@ def _name_ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None
 
 def _write_cells(axes: Axes, image: AxesImage, texts: Sequence[Sequence[str]], fontsize: float = 9) -> list:
     """A text in each cell, black on a bright colour and white on a dark one (luminance of ITU-R BT.709)."""
-    brightness = image.to_rgba(np.ma.asarray(image.get_array()))[..., :3] @ (0.2126, 0.7152, 0.0722)
+    colours = image.to_rgba(np.ma.asarray(image.get_array()))
+    colours[colours[..., 3] == 0] = 1  # no value: the white of the paper
+    brightness = colours[..., :3] @ (0.2126, 0.7152, 0.0722)
     return [axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=fontsize,
                       color="black" if brightness[row, column] > 0.5 else "white")
             for row, column in np.ndindex(brightness.shape)]

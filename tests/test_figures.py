@@ -123,6 +123,7 @@ def test_curves_are_the_median_of_the_units_that_run_so_long():
 def test_corpora_that_were_not_tried_stay_blank():
     axes = figures.corpora_figure(["a"], ["a", "b"], np.array([[0.5, np.nan]])).axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.500", "–"]
+    assert axes.texts[1].get_color() == "black"
 
 
 @pytest.mark.parametrize("count", [1, 5, 22])
