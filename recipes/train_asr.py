@@ -93,19 +93,20 @@ class ASRBrain(sb.Brain):
         if self.hparams.spec_augment:
             items = [self.spec_augment(name, item) for name, item in zip(batch["ids"], features.unpad(), strict=True)]
             frames = replace(frames, data=torch.nn.utils.rnn.pad_sequence(items, batch_first=True))
-        self.seed_with("dropout", *batch["ids"])
+        seeds = [self.seed_of("dropout", name) for name in batch["ids"]]
+        self.hparams.encoder.dropout.seed(seeds, features.data.device)
         return frames
 
-    def seed_with(self, *key: str) -> None:
-        """Random numbers that depend on the run's seed, the epoch and ``key`` alone: a resumed run repeats them."""
-        torch.manual_seed(random.Random(" ".join([str(self.hparams.seed), str(self.epoch), *key])).getrandbits(63))
+    def seed_of(self, *key: str) -> int:
+        """A seed that depends on the run's, the epoch and ``key`` alone: a resumed run draws the same again."""
+        return random.Random(" ".join([str(self.hparams.seed), str(self.epoch), *key])).getrandbits(63)
 
     def spec_augment(self, name: str, spectrogram: torch.Tensor) -> torch.Tensor:
         """Masks bands of time and frequency of a spectrogram ``[time, bins]`` (Park et al. 2019).
 
         An utterance has masks of its own, whatever batch it is in, so that more processes draw the same.
         """
-        self.seed_with(name)
+        torch.manual_seed(self.seed_of(name))
         for mask in self.hparams.masks:
             spectrogram = mask(spectrogram.unsqueeze(0)).squeeze(0)
         return spectrogram

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import conv2d, hardtanh
 
 from ser_plugins.contracts import SAMPLE_RATE, Frames
-from ser_plugins.encoders.deepspeech2 import DeepSpeech2
+from ser_plugins.encoders.deepspeech2 import DeepSpeech2, UtteranceDropout
 from ser_plugins.errors import DataError
 from ser_plugins.features import spectrogram
 from ser_plugins.text import character_tokenizer
@@ -377,3 +377,21 @@ def test_a_corrupt_tokenizer_is_refused(folder, content):
     (folder / "tokenizer.model").write_bytes(content)
     with pytest.raises(DataError, match=r"tokenizer\.model is corrupt"):
         DeepSpeech2.from_pretrained(folder)
+
+
+def test_dropout_is_an_utterances_own():
+    """It is masked alike in any batch, anew by each call, and as strongly as `torch.nn.Dropout` does it."""
+    dropout, device = UtteranceDropout(0.3), torch.device("cpu")
+    frames = Frames.from_list([torch.ones(length, 50) for length in (300, 40, 0)], 25.0)
+    dropout.seed([7, 8, 9], device)
+    first, second = dropout(frames), dropout(frames)
+    dropout.seed([8], device)
+    alone = Frames.from_list([torch.ones(40, 50)], 25.0)
+    assert torch.equal(dropout(alone).data[0], first.data[1, :40])
+    assert torch.equal(dropout(alone).data[0], second.data[1, :40])
+    assert not torch.equal(first.data, second.data)
+    assert first.data[0].unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert (first.data[0] == 0).float().mean().item() == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 15000) ** 0.5)
+    assert not first.data[1:, 40:].any()
+    assert torch.equal(dropout.eval()(frames).data, frames.data)
+    assert UtteranceDropout(0.3)(frames).data.unique().tolist() == pytest.approx([0, 1 / 0.7])

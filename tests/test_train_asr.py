@@ -27,7 +27,7 @@ from ser_plugins.text import character_tokenizer, normalize_text
 
 TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
         "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar", "--dynamic_batching",
-        "false", "--tempo", "null")
+        "false", "--speeds", "null", "--dropout", "0")
 ONE_CORPUS = ("--train_data", "[{corpus: librispeech, options: {splits: [train-clean-5]}}]")
 RECIPES = Path(train_asr.__file__).parent
 WORDS = ("IT'S", "A", "TONE", "OF", "SOME", "PITCH", "AND", "NO", "SPEECH")
@@ -258,9 +258,9 @@ def test_masks_are_for_training_only(encoder):
         seen.append(features.shape)
         return torch.rand(1) * features
 
-    brain = SimpleNamespace(device="cpu", hparams=SimpleNamespace(spec_augment=True, masks=[mask], seed=1), epoch=1)
-    brain.modules = SimpleNamespace(encoder=encoder)
-    for name in ("disturb", "spec_augment"):
+    hparams = SimpleNamespace(spec_augment=True, masks=[mask], seed=1, encoder=encoder)
+    brain = SimpleNamespace(device="cpu", hparams=hparams, epoch=1, modules=SimpleNamespace(encoder=encoder))
+    for name in ("disturb", "spec_augment", "seed_of"):
         setattr(brain, name, functools.partial(getattr(train_asr.ASRBrain, name), brain))
     batch = {"waveforms": torch.rand(2, 8000), "lengths": torch.tensor([8000, 1600]), "ids": ("a", "b"),
              "weights": torch.ones(2)}

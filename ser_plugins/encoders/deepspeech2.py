@@ -89,6 +89,34 @@ class SequenceNorm(nn.Module):
         return Frames(flat.view_as(frames.data), frames.lengths, frames.rate).masked()
 
 
+class UtteranceDropout(nn.Module):
+    """Dropout whose masks are each utterance's own, once `seed` was called: the batch around it changes none.
+
+    Arguments
+    ---------
+    share : float
+        Share of the units that are left out while training; the others grow by 1 / (1 - share).
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.plain = nn.Dropout(share)
+        self.generators: list[torch.Generator] = []
+
+    def seed(self, seeds: Sequence[int], device: torch.device) -> None:
+        """Starts the masks of the utterances of a batch on ``device``; each call of the module draws further ones."""
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def forward(self, frames: Frames) -> Frames:
+        """Maps frames ``[batch, time, dim]`` to frames of the same shape."""
+        if not (self.training and self.plain.p and self.generators):
+            return replace(frames, data=self.plain(frames.data))
+        kept = torch.zeros_like(frames.data)
+        for item, length, generator in zip(kept, frames.lengths.tolist(), self.generators, strict=True):
+            item[:length].bernoulli_(1 - self.plain.p, generator=generator)
+        return replace(frames, data=frames.data * kept / (1 - self.plain.p))
+
+
 class DeepSpeech2(Encoder):
     """The CTC recogniser whose layers the emotion heads reuse.
 
@@ -156,7 +184,7 @@ class DeepSpeech2(Encoder):
         sizes = [self.convolutions.dim] + [units] * (num_layers - 1)
         self.recurrent = nn.ModuleList(BiRNNLayer(size, units, cell) for size in sizes)
         self.norms = nn.ModuleList(SequenceNorm(units) for _ in range(num_layers))  # the last one precedes the softmax
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = UtteranceDropout(dropout)
         self.output = nn.Linear(units, self.vocabulary, bias=False)
         self.concatenated = representation == "concatenated"
         self.rate = self.frontend.rate / math.prod(time_strides)
@@ -178,8 +206,7 @@ class DeepSpeech2(Encoder):
             summed = ahead + behind
             representation = torch.cat((ahead, behind), dim=2) if self.concatenated else summed
             layers.append(Frames(representation, frames.lengths, frames.rate))
-            normed = norm(Frames(summed, frames.lengths, frames.rate))
-            frames = replace(normed, data=self.dropout(normed.data))
+            frames = self.dropout(norm(Frames(summed, frames.lengths, frames.rate)))
         log_probs = self.output(frames.data).log_softmax(dim=2)  # [batch, time, vocabulary]
         return Encoding(tuple(layers), Frames(log_probs, frames.lengths, frames.rate).masked())
 
