@@ -136,6 +136,11 @@ class ASRBrain(sb.Brain):
                             "training has diverged; a lower --lr may help")
         raise DataError(f"the CTC loss of {wrong} is infinite: is a transcript longer than its audio?")
 
+    def fit_batch(self, batch: dict[str, Any]) -> torch.Tensor:
+        """As the base class; the loss is that of all processes' shares, since a checkpoint keeps one mean for all."""
+        loss = super().fit_batch(batch).to(self.device)
+        return over_processes(loss).cpu() / WORLD_SIZE
+
     def on_fit_batch_end(self, batch: Any, outputs: Any, loss: torch.Tensor, should_step: bool) -> None:
         """Steps a schedule that counts batches."""
         if self.by_batch and should_step:
@@ -144,10 +149,15 @@ class ASRBrain(sb.Brain):
     def init_optimizers(self) -> None:
         """The optimiser, and the schedule over it."""
         super().init_optimizers()
+        steps = batches.steps_per_epoch(len(self.train_batches), self.grad_accumulation_factor)
         make = self.hparams.schedules[self.hparams.schedule]
         self.by_batch = "steps_per_epoch" in signature(make.func).parameters
-        self.schedule = make(self.optimizer, **({"steps_per_epoch": len(self.train_batches)} if self.by_batch else {}))
+        self.schedule = make(self.optimizer, **({"steps_per_epoch": steps} if self.by_batch else {}))
         self.checkpointer.add_recoverable("schedule", self.schedule)
+
+    def _should_save_intra_epoch_ckpt(self, *interval: float) -> bool:
+        """Never between batches whose gradients are still to be summed: a checkpoint holds no gradients."""
+        return self.step % self.grad_accumulation_factor == 0 and super()._should_save_intra_epoch_ckpt(*interval)
 
     def _wrap_distributed(self) -> None:
         """No exchange of buffers: the norms' are equal, and the processes validate on unlike numbers of batches."""
@@ -170,7 +180,7 @@ class ASRBrain(sb.Brain):
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Logs, anneals and keeps the checkpoint with the lowest validation CER, and the last."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = over_processes(torch.tensor(stage_loss, device=self.device)).item() / WORLD_SIZE
+            self.train_loss = stage_loss
             return
         ids, found, wanted, losses = zip(*gathered(self.outcome), strict=True)
         self.errors = {f"{rate}{ending}": error_rate(divide, ids, texts, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Sampler
+
+from ser_plugins.errors import OptionError
+
+logger = logging.getLogger(__name__)
 
 JITTER = math.log(1.4)  # of durations, so that buckets are not the same batches in every epoch
 
@@ -131,3 +136,25 @@ class Shares(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def steps_per_epoch(number_of_batches: int, accumulated: int) -> int:
+    """Steps of the optimiser in an epoch, each after ``accumulated`` batches; batches left at its end teach nothing.
+
+    Raises
+    ------
+    OptionError
+        There would be none.
+
+    Example
+    -------
+    >>> steps_per_epoch(12, 3)
+    4
+    """
+    if not 1 <= accumulated <= number_of_batches:
+        raise OptionError(f"--grad_accumulation_factor {accumulated}: it must be from 1 to {number_of_batches}, the "
+                          "batches of an epoch")
+    if left := number_of_batches % accumulated:
+        logger.warning("the last %d of an epoch's %d batches teach nothing: --grad_accumulation_factor %d divides them "
+                       "with a remainder", left, number_of_batches, accumulated)
+    return number_of_batches // accumulated

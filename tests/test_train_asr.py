@@ -382,27 +382,62 @@ def last_checkpoint(folder):
 @pytest.fixture
 def in_processes(torchrun, librispeech):
     """Trains in several processes: ``in_processes(2, folder, "--lr", 0.1)``."""
-    recipe = (RECIPES / "train_asr.py", RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech)
+    options = (RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech, *TINY, *ONE_CORPUS,
+               "--distributed_backend=gloo")
 
-    def run(number, folder, *words):
-        return torchrun(number, *recipe, "--output_folder", folder, *TINY, *ONE_CORPUS, *words,
-                        "--distributed_backend=gloo", timeout=300)
+    def run(number, folder, *words, script=RECIPES / "train_asr.py"):
+        return torchrun(number, script, *options, "--output_folder", folder, *words, timeout=300)
 
     return run
 
 
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {recipes!r})
+import train_asr
+from ser_plugins import experiment
+
+fit_batch = train_asr.ASRBrain.fit_batch
+
+def killed(brain, batch):
+    os.write(1, f"step {{brain.step}};".encode())  # at one go, beside the other process
+    if brain.step == {last} and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fit_batch(brain, batch)
+
+train_asr.ASRBrain.fit_batch = killed
+experiment.run(train_asr.main)
+"""
+SHARED = ("--number_of_epochs", "1", "--spec_augment", "true", "--optimizer", "sgd", "--lr", "0.0003",
+          "--time_mask_length", "6", "--beam_size", "3", "--dropout", "0.3", "--speeds", "[0.9, 1.1]")
+
+
+def assert_same_training(folder, other):
+    torch.testing.assert_close(weights(folder)["encoder"], weights(other)["encoder"], rtol=1e-4, atol=1e-5)
+    for name in ("train_log.txt", "cer_test.txt", "wer_test.txt", "cer_test_beam.txt", "wer_test_beam.txt"):
+        assert (folder / name).read_text() == (other / name).read_text()
+
+
 def test_several_processes_learn_what_one_does(train, in_processes, tmp_path):
-    """Of 8 utterances, in batches of 6 and 2, and of as much audio each, in which some processes have none."""
-    for number, words in ((2, ("--batch_size", "6")), (3, ("--dynamic_batching", "true", "--max_batch_length", "2.2"))):
-        words = (*words, "--number_of_epochs", "1", "--spec_augment", "true", "--optimizer", "sgd", "--lr", "0.0003",
-                 "--time_mask_length", "6", "--beam_size", "3")
-        alone, shared = tmp_path / f"alone{words[1]}", tmp_path / f"shared{words[1]}"
-        train(alone, *words)
-        done = in_processes(number, shared, *words)
-        assert done.returncode == 0, done.stderr
-        torch.testing.assert_close(weights(shared)["encoder"], weights(alone)["encoder"], rtol=1e-4, atol=1e-5)
-        for name in ("train_log.txt", "cer_test.txt", "wer_test.txt", "cer_test_beam.txt", "wer_test_beam.txt"):
-            assert (shared / name).read_text() == (alone / name).read_text()
+    """Batches of as much audio each, some of fewer utterances than processes."""
+    words = (*SHARED, "--dynamic_batching", "true", "--max_batch_length", "2.2")
+    train(tmp_path / "alone", *words)
+    done = in_processes(3, tmp_path / "shared", *words)
+    assert done.returncode == 0, done.stderr
+    assert_same_training(tmp_path / "shared", tmp_path / "alone")
+
+
+def test_processes_killed_in_mid_epoch_learn_what_an_undisturbed_one_does(train, in_processes, tmp_path):
+    """One is killed in the fourth batch, when a step over the first two was kept."""
+    words = (*SHARED, "--batch_size", "2", "--grad_accumulation_factor=2", "--ckpt_interval_minutes", "0")
+    train(tmp_path / "alone", *words)
+    for last in (4, None):
+        (tmp_path / "killed.py").write_text(KILLED.format(recipes=str(RECIPES), last=last))
+        done = in_processes(2, tmp_path / "killed", *words, "--ckpt_interval_steps=1", script=tmp_path / "killed.py")
+        assert ("SIGKILL" in done.stderr) == (last is not None), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [done.stdout.count(f"step {step};") for step in range(1, 5)] == [0, 0, 2, 2], "both see the third again"
+    assert_same_training(tmp_path / "killed", tmp_path / "alone")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(in_processes, tmp_path):
@@ -411,12 +446,12 @@ def test_a_batch_that_cannot_be_divided_is_refused(in_processes, tmp_path):
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("changes", [("--batch_size", "2"), ("--dynamic_batching", "true", "--max_batch_length", "2.2",
+                                                             "--num_buckets", "4", "--num_workers", "1")])
 def test_a_run_killed_in_mid_epoch_ends_with_the_weights_of_an_undisturbed_one(
-        train, librispeech, tmp_path, monkeypatch, workers):
-    words = ("--number_of_epochs", "2", "--batch_size", "2", "--ckpt_interval_steps=1",
-             "--ckpt_interval_minutes", "0", "--num_workers", workers,
-             "--tempo", "[0.9, 1.1]", "--schedule", "one_cycle", "--optimizer", "adamw")
+        train, librispeech, tmp_path, monkeypatch, changes):
+    words = ("--number_of_epochs", "2", "--ckpt_interval_steps=1", "--ckpt_interval_minutes", "0", "--tempo",
+             "[0.9, 1.1]", "--schedule", "one_cycle", "--optimizer", "adamw", "--dropout", "0.3", *changes)
     train(tmp_path / "undisturbed", *words)
     fit_batch, steps = train_asr.ASRBrain.fit_batch, []
 
@@ -437,6 +472,49 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_weights_of_an_undisturbed_one(
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     logs = [(tmp_path / name / "train_log.txt").read_text() for name in ("killed", "undisturbed")]
     assert logs[0] == logs[1]
+
+
+def test_gradients_are_averaged_over_the_batches_of_a_step(train, tmp_path, monkeypatch):
+    """Three batches of two, the shortest first: one step, and the rest of the epoch teaches nothing."""
+    first, on_fit_start = [], train_asr.ASRBrain.on_fit_start
+
+    def kept(brain):
+        first.append(copy.deepcopy(brain.hparams.encoder))
+        on_fit_start(brain)
+
+    monkeypatch.setattr(train_asr.ASRBrain, "on_fit_start", kept)
+    brain = train(tmp_path / "run", "--number_of_epochs", "1", "--batch_size", "2", "--grad_accumulation_factor=3",
+                  "--optimizer", "sgd", "--lr", "0.0003", "--spec_augment", "false")
+    (encoder,) = first
+    encoder.train()
+    names = dict(encoder.named_parameters())
+    order = sorted(range(8), key=lambda item: brain.train_data.rows[item].duration)
+    gradients = {name: [] for name in names}
+    for start in (0, 2, 4):
+        batch = train_asr.ASRDataset.collate([brain.train_data[item] for item in order[start:start + 2]])
+        log_probs = encoder(batch["waveforms"], batch["lengths"]).log_probs
+        loss = sum(torch.nn.functional.ctc_loss(item, tokens[:number], (len(item),), (number,), reduction="sum")
+                   for item, tokens, number in zip(log_probs.unpad(), batch["tokens"],
+                                                   batch["token_lengths"].tolist(), strict=True)) / 2
+        for name, gradient in zip(names, torch.autograd.grad(loss, list(names.values())), strict=True):
+            gradients[name].append(gradient)
+    mean = {name: sum(three) / 3 for name, three in gradients.items()}
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in mean.values()))
+    rate = 0.0003 * min(1, 400 / norm)
+    found = weights(tmp_path / "run")["encoder"]
+    for name, before in names.items():
+        wanted = before.detach() - 1.9 * rate * mean[name]  # Nesterov's first step with momentum 0.9
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cycle_ends_with_the_last_step_of_accumulated_batches(train, tmp_path):
+    words = ("--number_of_epochs", "2", "--batch_size", "2", "--schedule", "one_cycle")
+    train(tmp_path / "run", *words, "--grad_accumulation_factor=3")
+    schedule = weights(tmp_path / "run")["schedule"]
+    assert schedule["last_epoch"] == schedule["total_steps"] == 2
+    for factor in (0, 5):
+        with pytest.raises(OptionError, match=f"--grad_accumulation_factor {factor}: it must be from 1 to 4, the "):
+            train(tmp_path / "other", *words, f"--grad_accumulation_factor={factor}")
 
 
 def test_a_run_is_not_resumed_with_other_sizes(train, trained, tmp_path):
