@@ -39,6 +39,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "kno
         The names that exist.
     heading : str
         How the list of known names is introduced.
+    owner : str
+        Who has no such name, where the names are not everyone's.
 
     Returns
     -------
@@ -48,8 +50,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "kno
     -------
     >>> unknown_name("head", "progresive", ["mp", "progressive"], "installed")
     "no head 'progresive'; did you mean 'progressive'? installed: mp, progressive"
+    >>> unknown_name("argument", "unitz", ["layer", "units"], "its arguments", owner="head 'rnn'")
+    "head 'rnn' has no argument 'unitz'; did you mean 'units'? its arguments: layer, units"
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     guess = f"; did you mean '{close[0]}'?" if close else ";"
-    return f"no {kind} '{name}'{guess} {heading}: {', '.join(names) if names else '(none)'}"
+    return (f"{f'{owner} has ' if owner else ''}no {kind} '{name}'{guess} {heading}: "
+            f"{', '.join(names) if names else '(none)'}")

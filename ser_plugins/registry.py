@@ -142,7 +142,8 @@ def create(group: str, name: str, options: Mapping[str, Any] | None = None,
     options = dict(options or {})
     for option in options:
         if option not in own:
-            raise OptionError(unknown_name(f"argument of {SINGULAR[group]} '{name}'", option, own, "valid arguments"))
+            raise OptionError(unknown_name("argument", option, own, "its arguments",
+                                           owner=f"{SINGULAR[group]} '{name}'"))
     try:
         _check_types(plugin, options)
         _check_layers(plugin, options, offered)

@@ -189,7 +189,7 @@ def test_prepare_writes_the_manifest_and_prints_its_counts(ser, monkeypatch, tmp
     (["emodb", "nowhere"], "nowhere is not this corpus: expected FOLDER/wav/03a01Fa.wav"),
     (["emodbb", "nowhere"], "no corpus 'emodbb'; did you mean 'emodb'? installed: "),
     (["emodb", "nowhere", "--label_mapp", "x"],
-     "no argument of corpus 'emodb' 'label_mapp'; did you mean 'label_map'? valid arguments: label_map"),
+     "corpus 'emodb' has no argument 'label_mapp'; did you mean 'label_map'? its arguments: label_map"),
 ])
 def test_prepare_refuses_what_is_wrong(ser, tmp_path, words, message):
     code, _, err = ser("prepare", *words, "--out", tmp_path)

@@ -156,7 +156,7 @@ def test_preparation_always_reads_again(tmp_path, tone):
 def test_misspelt_corpus_and_option(tmp_path):
     with pytest.raises(PluginError, match="no corpus 'emodbb'; did you mean 'emodb'"):
         manifest.prepare("emodbb", tmp_path, tmp_path)
-    with pytest.raises(OptionError, match="no argument of corpus 'ravdess' 'calms'; did you mean 'calm'"):
+    with pytest.raises(OptionError, match="corpus 'ravdess' has no argument 'calms'; did you mean 'calm'"):
         manifest.prepare("ravdess", tmp_path, tmp_path, {"calms": "neutral"})
 
 

@@ -129,8 +129,8 @@ def test_a_wrong_name_names_the_right_ones(call, message):
 @pytest.mark.usefixtures("stranger")
 @pytest.mark.parametrize(("options", "message"), [
     ({"layr": 3},
-     "no argument of head 'attention' 'layr'; did you mean 'layer'? valid arguments: dropout, layer, name"),
-    ({"num_classes": 3}, "no argument of head 'attention' 'num_classes'; valid arguments: dropout, layer, name"),
+     "head 'attention' has no argument 'layr'; did you mean 'layer'? its arguments: dropout, layer, name"),
+    ({"num_classes": 3}, "head 'attention' has no argument 'num_classes'; its arguments: dropout, layer, name"),
     ({"layer": "two"}, "head 'attention': layer must be int, not str 'two'"),
     ({"layer": True}, "head 'attention': layer must be int, not bool True"),
     ({"name": 3}, "head 'attention': name must be str or None, not int 3"),
