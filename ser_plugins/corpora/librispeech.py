@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ser_plugins.contracts import Corpus, Utterance
-from ser_plugins.corpora.faults import Faults
+from ser_plugins.corpora.faults import EXAMPLES, Faults
 from ser_plugins.corpora.layout import audio_files, numbered_lines, require
 from ser_plugins.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 GENDERS: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
 
@@ -43,7 +46,7 @@ class LibriSpeech(Corpus):
             A split is missing or of another layout, or its files are faulty (all faults are named by file and line).
         """
         faults = Faults()
-        genders = speaker_genders(folder / "SPEAKERS.TXT", faults)
+        genders = speaker_genders(folder / "SPEAKERS.TXT")
         utterances: list[Utterance] = []
         for split in self.splits:
             root = require(folder / split, folder, self.layout)
@@ -71,15 +74,18 @@ def _chapter(transcript: Path, genders: Mapping[str, Literal["female", "male"]],
         yield Utterance(name, path, speaker, text="".join(text).strip(), gender=genders.get(speaker, ""))
 
 
-def speaker_genders(path: Path, faults: Faults) -> dict[str, Literal["female", "male"]]:
-    """Speaker → gender from ``SPEAKERS.TXT``; empty where the file is missing."""
-    genders = {}
-    for where, line in numbered_lines(path, faults) if path.is_file() else ():
+def speaker_genders(path: Path) -> dict[str, Literal["female", "male"]]:
+    """Speaker → gender from ``SPEAKERS.TXT``; without the file, and of lines that are malformed, it is unknown."""
+    genders, malformed = {}, []
+    for where, line in numbered_lines(path, Faults()) if path.is_file() else ():  # a name's letters matter to no one
         speaker, *fields = map(str.strip, line.split("|"))
         if line.startswith(";"):
             continue
         if not fields or fields[0] not in GENDERS:
-            faults.add("malformed lines", f"{where}: expected 'speaker | F or M | …', found '{line.strip()[:60]}'")
+            malformed.append(f"{where}, '{line.strip()[:60]}'")
         else:
             genders[speaker] = GENDERS[fields[0]]
+    if malformed:
+        logger.warning("expected 'speaker | F or M | …'; genders are unknown of %d lines: %s", len(malformed),
+                       "; ".join(malformed[:EXAMPLES]))
     return genders
