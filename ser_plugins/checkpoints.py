@@ -11,7 +11,7 @@ from typing import Any
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier
 
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, out_of_memory
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -26,10 +26,12 @@ class AtomicCheckpointer(Checkpointer):
         super().save_and_keep_only(*args, importance_keys=list(importance_keys), **kwargs)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """As the base class; a file that is corrupt is the user's to remove."""
+        """As the base class; a file that is corrupt is the user's to remove. Where memory ran out, none need be."""
         try:
             super().load_checkpoint(checkpoint)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            if out_of_memory(error):
+                raise
             reason = str(error).partition("\n")[0]
             raise DataError(f"checkpoint {checkpoint.path} cannot be loaded ({reason}); remove that folder to go on "
                             "from an older one") from error

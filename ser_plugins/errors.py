@@ -26,7 +26,19 @@ class OptionError(SerError):
     """An option, argument, label or YAML key has a wrong name or value."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "known") -> str:
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of which PyTorch tells on a CPU by a RuntimeError, and the system by an OSError.
+
+    Example
+    -------
+    >>> out_of_memory(OSError(12, "Cannot allocate memory")), out_of_memory(RuntimeError("unexpected end of file"))
+    (True, False)
+    """
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "known", owner: str = "") -> str:
     """Sentence that names what exists and guesses what was meant.
 
     Arguments

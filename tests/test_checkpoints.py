@@ -95,6 +95,18 @@ def test_a_corrupt_checkpoint_is_named(tmp_path):
         recovered(tmp_path)
 
 
+def test_a_checkpoint_is_not_called_corrupt_where_memory_ran_out(tmp_path):
+    checkpointer(tmp_path, 1.0)[0].save_checkpoint()
+
+    def restore(*_):
+        torch.empty(2 ** 59)  # more than any machine can address
+
+    fresh = AtomicCheckpointer(tmp_path, {"first": torch.nn.Linear(1, 1)}, custom_load_hooks={"first": restore},
+                               allow_partial_load=True)
+    with pytest.raises(RuntimeError, match="allocate"):
+        fresh.recover_if_possible()
+
+
 def test_an_epochs_checkpoint_costs_what_the_first_one_did(tmp_path, monkeypatch):
     """SpeechBrain looks through all checkpoints once more with every call."""
     checkpointer = AtomicCheckpointer(tmp_path, {"part": torch.nn.Linear(1, 1)})

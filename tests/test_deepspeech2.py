@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import conv2d, hardtanh
 
 from ser_plugins.contracts import SAMPLE_RATE, Frames
+from ser_plugins.encoders import deepspeech2
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2, UtteranceDropout
 from ser_plugins.errors import DataError
 from ser_plugins.features import spectrogram
@@ -362,6 +363,20 @@ def test_weights_that_do_not_fit_are_refused(folder, change, message):
 def test_another_architecture_is_refused(folder, changes, message):
     describe(folder, **changes)
     with pytest.raises(DataError, match=message):
+        DeepSpeech2.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("part", "error"), [
+    ("MaskedConvolutions", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+    ("MaskedConvolutions", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")),
+    ("load_file", OSError(12, "Cannot allocate memory")),
+])
+def test_an_encoder_is_not_called_corrupt_where_memory_ran_out(folder, monkeypatch, part, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(deepspeech2, part, fail)
+    with pytest.raises(type(error), match="memory"):
         DeepSpeech2.from_pretrained(folder)
 
 

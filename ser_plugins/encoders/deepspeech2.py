@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ser_plugins import registry
 from ser_plugins.contracts import Encoder, Encoding, Frames, class_name, fingerprint, length_mask
-from ser_plugins.errors import DataError, SerError
+from ser_plugins.errors import DataError, SerError, out_of_memory
 from ser_plugins.frame_norm import FrameNorm
 from ser_plugins.recurrent import BiRNNLayer
 
@@ -318,12 +318,16 @@ class DeepSpeech2(Encoder):
         except SerError as error:  # a front end that is not installed, or its arguments
             raise DataError(f"{folder / 'encoder.json'}: {error}") from error
         except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+            if out_of_memory(error):
+                raise
             raise DataError(f"{folder}: encoder.json or tokenizer.model is corrupt: {error}") from error
 
     def _load_weights(self, path: Path) -> None:
         try:
             weights = load_file(path)
         except (SafetensorError, OSError) as error:
+            if out_of_memory(error):
+                raise
             raise DataError(f"{path} is corrupt: {error}") from error
         outputs = len(weights["output.weight"]) if "output.weight" in weights else self.vocabulary
         if outputs != self.vocabulary:
