@@ -73,7 +73,6 @@ RULES: experiment.Rules = {
     "tokens": (lambda value: value in TOKENS, f"one of {', '.join(TOKENS)}"),
     "vocabulary": (lambda value: value >= 2, "2 or more"),
     "monitor": (lambda value: value in (None, *MONITORS), f"one of {', '.join(MONITORS)}, or null"),
-    **decoding.RULES,
 }
 
 

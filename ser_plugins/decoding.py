@@ -13,7 +13,7 @@ text format, and its words are spelled with the tokenizer's letters.
 from __future__ import annotations
 
 import importlib
-import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ser_plugins.contracts import Encoder, Frames
 from ser_plugins.errors import DataError, OptionError
+from ser_plugins.values import Rules, numeric
 
 BLANK = 0  # the tokenizers' first piece
 SPACE = "▁"  # SentencePiece's
@@ -34,16 +35,12 @@ LONGEST = 60.0  # s that are searched at once: the memory of a search grows with
 Decode = Callable[[Frames], list[str]]
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {  # option → what its value must fulfil, and that in words
+RULES: Rules = {
     "beam_size": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
                   "a whole number, 0 (greedy) or more"),
     "lm": (lambda value: value is None or isinstance(value, str | Path), "an ARPA file, or null"),
-    "lm_weight": (lambda value: _number(value) and value >= 0, "0 or more"),
-    "word_bonus": (_number, "a number"),
+    "lm_weight": (lambda value: numeric(value) and value >= 0, "0 or more"),
+    "word_bonus": (numeric, "a number"),
 }
 
 
@@ -90,10 +87,10 @@ def decoder(encoder: Encoder, beam_size: int = 0, lm: str | Path | None = None, 
     Raises
     ------
     OptionError, DataError
-        As `check` and `BeamSearch`; or the encoder has no tokenizer.
+        As `check` or `BeamSearch`; or the encoder has no tokenizer.
     """
-    check(beam_size, lm, lm_weight, word_bonus)
     if not beam_size:
+        check(beam_size, lm, lm_weight, word_bonus)
         return encoder.decode
     tokenizer = getattr(encoder, "tokenizer", None)
     if not isinstance(tokenizer, sentencepiece.SentencePieceProcessor):
@@ -145,8 +142,8 @@ class BeamSearch:
         self.searcher = CTCBeamSearcher(BLANK, pieces, beam_size=beam_size, prune_history=False)
         if lm is not None:
             self.searcher.lm = _language_model(Path(lm), set("".join(pieces[1:])), lm_weight, word_bonus)
-        silent = [number for number, piece in enumerate(pieces) if number == BLANK or piece == SPACE]
-        self.silent = torch.tensor(silent)
+        self.silent = torch.tensor([number == BLANK or piece == SPACE for number, piece in enumerate(pieces)])
+        self.begins_word = torch.tensor([piece.startswith(SPACE) for piece in pieces])
 
     def __call__(self, log_probs: Frames) -> list[str]:
         """The best transcript of each item of CTC log-probabilities ``[batch, time, pieces]``."""
@@ -158,25 +155,29 @@ class BeamSearch:
         return texts
 
     def _parts(self, item: Tensor, limit: int) -> Iterator[Tensor]:
-        """Log-probabilities ``[time, pieces]`` in parts of at most ``limit`` steps, divided at pauses."""
+        """Log-probabilities ``[time, pieces]`` in parts of at most ``limit`` steps, divided between words."""
         while len(item) > limit:
-            at = limit // 2 + middle_of_pause(torch.isin(item[limit // 2:limit].argmax(dim=1), self.silent))
+            at = limit // 2 + self._between_words(item[limit // 2:limit])
             yield item[:at]
             item = item[at:]
         yield item
 
+    def _between_words(self, item: Tensor) -> int:
+        """The step in the middle of the longest pause between words; without one, that where a word most likely begins.
 
-def middle_of_pause(silent: Tensor) -> int:
-    """The middle of the longest run of silent steps, bool ``[time]``.
-
-    Example
-    -------
-    >>> middle_of_pause(torch.tensor([True, False, False, True, True, True, False]))
-    4
-    """
-    kinds, counts = torch.unique_consecutive(silent, return_counts=True)
-    run = int((kinds * counts).argmax())
-    return int(counts[:run].sum() + counts[run] // 2)
+        Blanks alone are no such pause: they stand within words, too.
+        """
+        best = item.argmax(dim=1)
+        begins = self.begins_word[best]
+        begins[0], begins[1:] = False, begins[1:] & (best[1:] != best[:-1])
+        if not begins.any():
+            return int(item[:, self.begins_word].logsumexp(dim=1).argmax())
+        spoken = [-1, *(~self.silent[best]).nonzero().flatten().tolist(), len(item)]
+        pauses = []
+        for step in begins.nonzero().flatten().tolist():
+            end = bisect_left(spoken, step)
+            pauses.append((spoken[end] - spoken[end - 1], (spoken[end] + spoken[end - 1] + 1) // 2))
+        return max(pauses)[1]
 
 
 def _language_model(path: Path, letters: set[str], weight: float, bonus: float) -> Any:

@@ -33,7 +33,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from ser_plugins.errors import OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
-from ser_plugins.values import check_device, parse_value
+from ser_plugins.values import Rules, check_device, numeric, parse_value
 
 NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently",
                 "ckpt_interval_minutes", "ckpt_interval_steps", "distributed_backend"}
@@ -312,17 +312,9 @@ def run(main: Callable[[Sequence[str]], object]) -> None:
     sys.exit(2)
 
 
-def numeric(value: Any) -> bool:
-    """Whether it is a finite number, and no switch."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def is_range(value: Any) -> bool:
     """Whether it is a list of two numbers, the lower one first."""
     return isinstance(value, list) and len(value) == 2 and all(map(numeric, value)) and value[0] <= value[1]
-
-
-Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # key → what its value must fulfil, and that in words
 
 
 def check_values(values: Mapping[str, Any], rules: Rules) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from ser_plugins.errors import OptionError
+
+Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # option → what its value must fulfil, and that in words
 
 
 def parse_value(text: str) -> Any:
@@ -35,6 +39,11 @@ def parse_value(text: str) -> Any:
             name, _, rest = str(key).partition(":")
             raise OptionError(f"'{key}' has no value: YAML wants a space after the colon, {{{name}: {rest}}}")
     return value
+
+
+def numeric(value: Any) -> bool:
+    """Whether it is a finite number, and no switch."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_device(name: str | None) -> None:

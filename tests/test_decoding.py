@@ -148,6 +148,35 @@ def test_a_long_utterance_is_searched_between_its_pauses(characters, monkeypatch
     assert 25 <= min(lengths[:-1]) <= max(lengths) <= 50
 
 
+@pytest.mark.parametrize("tokens", ["characters", "subwords"])
+def test_a_long_utterance_without_pauses_is_divided_between_words(tokenizers, monkeypatch, tokens):
+    """Silence is within words alone: each of their pieces is followed by blanks, and no space is."""
+    tokenizer, draw = tokenizers[tokens], random.Random(2)
+    texts = [" ".join(draw.choices(["ABBA", "BA", "AB", "A"], k=40)) for _ in range(5)]
+    monkeypatch.setattr(decoding, "LONGEST", 2.0)
+    for text in texts:
+        path = []
+        for piece in tokenizer.encode(text):
+            name = tokenizer.id_to_piece(piece)
+            if name.startswith("▁") and path[-3:] != [piece, 0, 0]:  # the same piece again needs a blank before it
+                while path and path[-1] == 0:
+                    path.pop()
+            path += [piece] if name == "▁" else [piece, 0, 0]
+        log_probs = torch.nn.functional.one_hot(torch.tensor(path), tokenizer.vocab_size()).float().log()
+        assert len(path) > 100
+        assert BeamSearch(tokenizer, beam_size=2)(Frames.from_list([log_probs], 25.0)) == [text]
+
+
+def test_without_a_likely_space_it_is_divided_where_one_is_most_likely(characters, monkeypatch):
+    """One word to the best tokens, of which the 30th of 40 steps may be a space."""
+    monkeypatch.setattr(decoding, "LONGEST", 1.6)
+    path = torch.tensor(characters.encode("ABCDE" * 10))
+    log_probs = torch.full((50, 29), -9.0).index_put((torch.arange(50), path), torch.tensor(0.0))
+    log_probs[:, characters.piece_to_id("▁")] = torch.where(torch.arange(50) == 29, -1.0, -2.0)
+    parts = list(BeamSearch(characters, beam_size=2)._parts(log_probs, 40))
+    assert [len(part) for part in parts] == [29, 21]
+
+
 def test_words_without_a_back_off_weight_are_words(arpa):
     arpa.write_text(ARPA.replace("BA\t-0.3", "BA"))
     assert arpa_words(arpa) == set(ONE)

@@ -533,7 +533,7 @@ def test_what_is_wrong_is_told_before_the_folder_is_taken(train, librispeech, tm
                            (("--train_data", "[{corpus: librispech, folder: x}]"), "no corpus 'librispech'"),
                            (("--train_data", "[{folder: x}]"), "a corpus is {corpus: NAME, folder: FOLDER"),
                            (("--data_folder", "null"), "where is corpus 'librispeech'\\? give --data_folder"),
-                           (("--beam_size", "-1"), "--beam_size -1: it must be a whole number, 0"),
+                           (("--beam_size", "-1"), "beam_size -1: it must be a whole number, 0"),
                            (("--lm", "words.arpa"), "greedy decoding takes no language model; give a beam_size"),
                            (("--tempo", "[2, 1]"), r"--tempo \[2, 1\]: it must be two numbers, or null")):
         with pytest.raises(SerError, match=message):
