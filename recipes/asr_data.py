@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ser_plugins import audio, augment, registry
 from ser_plugins.contracts import SAMPLE_RATE, fingerprint
 from ser_plugins.corpora import manifest
+from ser_plugins.decoding import BLANK
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.files import write_atomically
@@ -56,7 +57,7 @@ class ASRDataset(Dataset):
         if self.gain:
             samples = augment.change_gain(samples, draw.uniform(*self.gain))
         text = normalize_text(row.text)
-        tokens = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64)
+        tokens = torch.tensor(targets(self.tokenizer, text), dtype=torch.int64)
         return row.id, torch.from_numpy(samples), tokens, text, float(index >= 0)
 
     @staticmethod
@@ -70,6 +71,11 @@ class ASRDataset(Dataset):
             "tokens": torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True),
             "token_lengths": torch.tensor([len(item) for item in tokens]),
         }
+
+
+def targets(tokenizer: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
+    """Numbers of a text's tokens without the unknown one, whose number is the blank's: CTC has no such target."""
+    return [token for token in tokenizer.encode(text) if token != BLANK]
 
 
 def check_corpora(corpora: Sequence[Any], default: str | None) -> None:
@@ -128,6 +134,8 @@ def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: flo
             left_out[f"over {max_duration:g} s"] += 1
         elif not tokens:
             left_out["without letters"] += 1
+        elif BLANK in tokens:
+            left_out["with letters that the tokenizer lacks"] += 1
         elif steps < len(tokens) + repeats:
             left_out["with more text than CTC can align"] += 1
         else:
@@ -139,6 +147,16 @@ def usable(rows: Sequence[manifest.Row], encoder: DeepSpeech2, max_duration: flo
     if not kept:
         raise DataError(f"none of {len(rows)} utterances has a transcript that fits {max_duration} s{reasons}")
     return kept
+
+
+def report_unknown(rows: Sequence[manifest.Row], tokenizer: sentencepiece.SentencePieceProcessor) -> None:
+    """Warns of test utterances with letters that the tokenizer lacks; they are tested all the same."""
+    texts = [normalize_text(row.text) for row in rows]
+    unknown = sum(BLANK in tokenizer.encode(text) for text in texts)
+    if unknown:
+        letters = sorted({letter for letter in "".join(texts) if BLANK in tokenizer.encode(letter)})
+        logger.warning("%d of %d test utterances have letters that the tokenizer lacks (%s): each counts as an error, "
+                       "and the loss leaves it out", unknown, len(rows), " ".join(letters))
 
 
 def write_tokenizer(folder: Path, values: Mapping[str, Any], rows: Sequence[manifest.Row]) -> None:

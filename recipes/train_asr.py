@@ -25,23 +25,35 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from asr_data import ASRDataset, check_corpora, data_fingerprint, joined, speaker_split, usable, write_tokenizer
+from asr_data import (
+    ASRDataset,
+    check_corpora,
+    data_fingerprint,
+    joined,
+    report_unknown,
+    speaker_split,
+    usable,
+    write_tokenizer,
+)
 from speechbrain.dataio.dataloader import SaveableDataLoader
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
-from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger
 from torch.nn.functional import ctc_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import ser_plugins
 from ser_plugins import batches, decoding, experiment
-from ser_plugins.contracts import Frames
+from ser_plugins.contracts import Frames, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.files import write_atomically
 from ser_plugins.frame_norm import over_processes
+
+# it warns where torchvision is missing, which no recogniser needs
+logging.getLogger("speechbrain.utils.train_logger").addFilter(lambda record: "torchvision" not in record.getMessage())
+from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger, WandBLogger  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +302,9 @@ def run_settings(exp: experiment.Experiment) -> dict[str, Any]:
     settings = {key: value for key, value in exp.values.items() if key not in NOT_SETTINGS}
     chosen = {kind: exp.text(f"{kind}s", str(exp.values[kind])) for kind in ("optimizer", "schedule")}
     if settings["pretrained_encoder"] is not None:
-        settings["pretrained_encoder"] = DeepSpeech2.from_pretrained(settings["pretrained_encoder"]).fingerprint
+        trained = DeepSpeech2.from_pretrained(settings["pretrained_encoder"])
+        tokens = (trained.tokenizer_model or b"").hex()  # no part of its fingerprint: what it computes is the same
+        settings["pretrained_encoder"] = fingerprint({"encoder": trained.fingerprint, "tokens": tokens}, {})
     return {"recipe": "train_asr"} | settings | chosen | {
         "run_options": exp.decisive_options, "version": ser_plugins.__version__}
 
@@ -364,6 +378,7 @@ def main(argv: Sequence[str]) -> None:
                           num_workers=hparams["num_workers"])
 
     brain.fit(hparams["epoch_counter"], train, evaluation(usable(valid_rows, encoder, hparams["max_duration"])))
+    report_unknown(rows["test"], encoder.tokenizer)
     brain.evaluate(evaluation(rows["test"]), min_key="CER")
     if if_main_process():
         export(brain, hparams, len(train_rows), sum(row.duration for row in train_rows) / 3600, len(rows["test"]))

@@ -17,13 +17,13 @@ import speechbrain as sb
 import torch
 import train_asr
 
-from ser_plugins import audio
+from ser_plugins import audio, experiment
 from ser_plugins.contracts import Frames
 from ser_plugins.corpora.manifest import Row
 from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, SerError
-from ser_plugins.text import character_tokenizer, normalize_text
+from ser_plugins.text import character_tokenizer, normalize_text, subword_tokenizer
 
 TINY = ("--units", "8", "--num_layers", "2", "--channels", "2", "--batch_size", "3", "--num_workers", "0",
         "--valid_speakers", "1", "--schedule", "divide", "--lr", "0.01", "--noprogressbar", "--dynamic_batching",
@@ -625,6 +625,48 @@ def test_a_pretrained_encoder_keeps_its_tokens(train, tmp_path):
     second = train(tmp_path / "second", "--number_of_epochs", "1", "--train_data", swapped, "--pretrained_encoder",
                    tmp_path / "first/encoder")
     assert second.hparams.encoder.tokenizer_model == first.hparams.encoder.tokenizer_model
+
+
+@pytest.fixture(scope="module")
+def few_letters():
+    """A tokenizer of subwords that lacks most letters."""
+    return sentencepiece.SentencePieceProcessor(model_proto=subword_tokenizer(["A TONE", "NOT A NOTE"], "bpe", 10))
+
+
+def test_letters_that_the_tokenizer_lacks_are_no_targets(encoder, few_letters, tmp_path, tone, monkeypatch, caplog):
+    """Their number is the blank's."""
+    assert 0 in few_letters.encode("A QUIET TONE")
+    monkeypatch.setattr(encoder, "tokenizer", few_letters)
+    rows = [row("known"), row("quiet", text="A QUIET TONE"), row("zone", text="NO ZONE")]
+    with caplog.at_level("INFO"):
+        assert [one.id for one in train_asr.usable(rows, encoder, 17.0)] == ["known"]
+        train_asr.report_unknown(rows, few_letters)
+    assert caplog.messages == [
+        "1 of 3 utterances are used; left out 2 with letters that the tokenizer lacks",
+        "2 of 3 test utterances have letters that the tokenizer lacks (I Q U Z): each counts as an error, and the loss "
+        "leaves it out"]
+    path = str(tone(tmp_path / "a.wav"))
+    data = train_asr.ASRDataset([Row("quiet", path, 0.0, 0.5, 0.5, 16000, "s", text="A quiet tone")], few_letters)
+    _, _, tokens, text, _ = data[0]
+    assert 0 not in tokens
+    assert few_letters.decode(tokens.tolist()) == "A ET TONE"
+    assert text == "A QUIET TONE"
+
+
+def test_what_decides_the_tokens_is_in_the_runs_stamp(encoder, few_letters, tmp_path):
+    def stamp(*words):
+        exp = experiment.load([str(RECIPES.parent / "hparams/asr_small.yaml"), *map(str, words)])
+        return json.dumps(train_asr.run_settings(exp))
+
+    subwords = ("--tokens", "bpe", "--vocabulary", "20")
+    assert len({stamp(), stamp(*subwords), stamp(*subwords[:2]), stamp("--tokens", "unigram", *subwords[2:])}) == 4
+    encoder.save(tmp_path / "encoder")
+    before = stamp("--pretrained_encoder", tmp_path / "encoder")
+    shutil.move(tmp_path / "encoder", tmp_path / "moved")
+    assert stamp("--pretrained_encoder", tmp_path / "moved") == before
+    model = subword_tokenizer([" ".join(["'ABCDEFGHIJKLMNOPQRSTUVWXYZ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"])], "bpe", 29)
+    (tmp_path / "moved/tokenizer.model").write_bytes(model)
+    assert stamp("--pretrained_encoder", tmp_path / "moved") != before
 
 
 def test_a_run_that_has_ended_is_tested_on_other_data(train, tmp_path):
