@@ -161,7 +161,8 @@ def _joblib(units: Sequence[Unit], jobs: int, backend: str) -> Iterator[tuple[Un
 
         while waiting:
             try:
-                for unit, error in Parallel(return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)(started()):
+                parallel = Parallel(return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)
+                for unit, error in parallel(started()):
                     under_way.remove(unit)
                     yield unit, error
             except TerminatedWorkerError:
