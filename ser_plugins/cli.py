@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("out", metavar="OUT", help="the folder to write")
     imported.add_argument("--padding", default="reflect", metavar="KIND",
                           help="of an utterance's ends in training: reflect (librosa until 0.8; the default) or zero")
+    store = command("store", "what a store of frozen representations holds, and how to make room")
+    store.add_argument("action", choices=("info", "prune"), help="list it; or remove what killed processes left, and "
+                                                                 "the fingerprints that are named")
+    store.add_argument("folder", metavar="STORE", help="as results/store")
+    store.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT")
     for parser_of_files in (predict, transcribe):
         parser_of_files.add_argument("files", nargs="+", metavar="FILE")
         parser_of_files.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
@@ -282,6 +287,24 @@ def import_deepspeech(options: argparse.Namespace) -> int:
     return 0
 
 
+def look_at_store(options: argparse.Namespace) -> int:
+    """``ser store``."""
+    from ser_plugins import store
+
+    if options.action == "prune":
+        print(f"{store.prune(options.folder, options.fingerprints) / 1e6:.1f} MB removed")
+        return 0
+    if options.fingerprints:
+        raise OptionError("'ser store info' lists all fingerprints, and takes none")
+    for one in store.contents(options.folder):
+        arrays, size = (sum(numbers) for numbers in zip(*one.kinds.values(), strict=True))
+        whose = one.about.get("class", "of an earlier version")
+        print(f"{one.fingerprint}  {whose}: {arrays} arrays, {size / 1e6:.1f} MB")
+        for kind, (number, kind_size) in one.kinds.items():
+            print(f"    {kind:<10} {number:>8} {kind_size / 1e6:>10.1f} MB")
+    return 0
+
+
 def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) -> int:
     """Prints one JSON line per file, of a file that cannot be read to standard error; 1 if there was one."""
     failed = False
@@ -297,6 +320,7 @@ def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) ->
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_plugins, "info": describe, "check": check_plugins, "prepare": prepare_corpus,
     "predict": predict_files, "transcribe": transcribe_files, "import-deepspeech": import_deepspeech,
+    "store": look_at_store,
 }
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import os
+import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +30,24 @@ from tqdm import tqdm
 
 from ser_plugins import audio
 from ser_plugins.augment import Variant, apply
-from ser_plugins.contracts import SAMPLE_RATE, Encoder, FeatureExtractor, Frames, HeadInputs, Needs, numbers
+from ser_plugins.contracts import (
+    SAMPLE_RATE,
+    Encoder,
+    FeatureExtractor,
+    Frames,
+    HeadInputs,
+    Needs,
+    class_name,
+    numbers,
+)
 from ser_plugins.corpora.manifest import Row
-from ser_plugins.errors import DataError
+from ser_plugins.errors import DataError, unknown_name
 from ser_plugins.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
+ABOUT = "about.json"  # of a fingerprint's folder: whose it is
+LEFTOVER_AGE = 3600.0  # s, after which a file without its name is no longer being written
 BATCH_SECONDS = 60.0  # of audio that the encoder reads at once
 VERSION = 1  # of the disturbances and the arrays' layout: raise it when stored values change
 
@@ -103,6 +119,11 @@ class Store:
         try:
             for path in self.kinds.values():
                 path.mkdir(parents=True, exist_ok=True)
+            for part in (self.extractor, self.encoder):
+                if part is not None and not (about := Path(folder) / part.fingerprint / ABOUT).is_file():
+                    of = part.settings() if isinstance(part, FeatureExtractor) else {"layer_dims": part.layer_dims}
+                    content = {"class": class_name(part), **of}
+                    write_atomically(about, partial(json.dump, content, default=str))
         except OSError as error:
             raise DataError(f"store folder {error.filename} cannot be made: {error.strerror}") from error
 
@@ -203,7 +224,7 @@ class Store:
         """A stored array as float32."""
         path = self.kinds[kind] / f"{one.key}.npy"
         try:
-            return torch.from_numpy(np.load(path)).float()
+            return torch.from_numpy(np.array(np.load(path, mmap_mode="r"), np.float32))  # from the page cache, once
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} cannot be read ({error}); remove it, and it is computed again") from error
 
@@ -228,6 +249,68 @@ class Store:
     def _rate(self) -> float:
         assert self.encoder is not None
         return self.encoder.rate
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds of one extractor or encoder: ``kinds`` is kind → (arrays, bytes)."""
+
+    fingerprint: str
+    about: dict[str, Any]
+    kinds: dict[str, tuple[int, int]]
+
+
+def contents(folder: str | Path) -> list[Stored]:
+    """What a store holds, in the order of fingerprints.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, or it is no store.
+    """
+    found = []
+    for path in _parts(folder):
+        kinds = {}
+        for kind in sorted(one for one in path.iterdir() if one.is_dir()):
+            sizes = [entry.stat().st_size for entry in os.scandir(kind) if entry.name.endswith(".npy")]
+            kinds[kind.name] = (len(sizes), sum(sizes))
+        about = path / ABOUT
+        found.append(Stored(path.name, json.loads(about.read_text()) if about.is_file() else {}, kinds))
+    return found
+
+
+def prune(folder: str | Path, fingerprints: Sequence[str] = ()) -> int:
+    """Removes all of these extractors and encoders, and what killed writers left; returns bytes.
+
+    Raises
+    ------
+    DataError
+        As `contents`, or it holds no such fingerprint.
+    """
+    parts = {path.name: path for path in _parts(folder)}
+    for name in fingerprints:
+        if name not in parts:
+            raise DataError(f"{folder}: {unknown_name('fingerprint', name, parts, 'stored')}")
+    old = time.time() - LEFTOVER_AGE
+    left = [path for part in parts.values() for path in part.glob("**/.*.tmp") if path.stat().st_mtime < old]
+    size = sum(path.stat().st_size for path in left)
+    for path in left:
+        path.unlink(missing_ok=True)
+    for name in fingerprints:
+        size += sum(path.stat().st_size for path in parts[name].glob("**/*.npy"))
+        shutil.rmtree(parts[name])
+    return size
+
+
+def _parts(folder: str | Path) -> list[Path]:
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"no store {root}: there is no such folder")
+    parts = sorted(path for path in root.iterdir() if path.is_dir())
+    strangers = [path.name for path in parts if not any(path.glob("*/")) or any(path.glob("*/*/"))]
+    if strangers:
+        raise DataError(f"{root} is no store: {strangers[0]} in it is no folder of stored arrays")
+    return parts
 
 
 class _Waveforms(Dataset):

@@ -263,3 +263,21 @@ def test_transcribe_takes_the_shipped_encoder_or_another(ser, words, said):
 @pytest.mark.usefixtures("_inference")
 def test_a_model_that_is_none_is_told_once(ser):
     assert ser("predict", "a.wav", "b.wav", "--model", "broken") == (2, "", "ser: error: broken is no run folder\n")
+
+
+def test_store_lists_and_makes_room(ser, tmp_path):
+    from ser_plugins import store
+    from ser_plugins.contracts import Needs
+    from ser_plugins.features.spectrogram import Spectrogram
+
+    stored = store.Store(tmp_path, Needs(features=True), Spectrogram())
+    stored.kinds["features"].joinpath("a.npy").write_bytes(bytes(2_500_000))
+    code, out, _ = ser("store", "info", tmp_path)
+    assert code == 0
+    assert out.splitlines()[0].split() == [Spectrogram().fingerprint, "ser_plugins.features.spectrogram.Spectrogram:",
+                                           "1", "arrays,", "2.5", "MB"]
+    assert ser("store", "prune", tmp_path)[:2] == (0, "0.0 MB removed\n")
+    assert ser("store", "prune", tmp_path, Spectrogram().fingerprint)[:2] == (0, "2.5 MB removed\n")
+    assert ser("store", "info", tmp_path)[1] == ""
+    code, _, error = ser("store", "info", tmp_path / "nothing")
+    assert (code, error) == (2, f"ser: error: no store {tmp_path / 'nothing'}: there is no such folder\n")

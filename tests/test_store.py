@@ -78,7 +78,7 @@ def made(tmp_path, needs="progressive", encoder=None, extractor=None):
 
 
 def files(tmp_path):
-    return sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file())
+    return sorted(path for path in (tmp_path / "store").rglob("*") if path.is_file() and path.name != store.ABOUT)
 
 
 # What is stored
@@ -337,3 +337,50 @@ def test_a_corrupt_file_says_what_to_do(tmp_path, rows, needs, kind, content):
     path.unlink()
     stored.compute(items)
     stored.inputs(items)
+
+
+@pytest.fixture
+def filled(rows, tmp_path):
+    """A store of one encoder's layer and means, and of one extractor's features."""
+    folder = tmp_path / "store"
+    Store(folder, Needs(sequences=(2,), means=(1,)), None, tiny()).compute(items_of(rows))
+    Store(folder, Needs(features=True), Spectrogram()).compute(items_of(rows[:3]))
+    return folder
+
+
+def test_a_store_tells_what_it_holds(filled):
+    encoder, extractor = (next(one for one in store.contents(filled) if one.fingerprint == part.fingerprint)
+                          for part in (tiny(), Spectrogram()))
+    assert encoder.about["class"].endswith("DeepSpeech2")
+    assert extractor.about["class"].endswith("Spectrogram")
+    assert extractor.about["normalize"] == "bin"
+    assert {kind: number for kind, (number, _) in encoder.kinds.items()} == {"layer2": 4, "means": 4}
+    on_disk = sum(path.stat().st_size for path in (filled / extractor.fingerprint).glob("features/*"))
+    assert extractor.kinds == {"features": (3, on_disk)}
+
+
+def test_pruning_removes_what_is_named_and_what_killed_writers_left(filled, rows):
+    old, new = (filled / tiny().fingerprint / "means" / name for name in (".a.npy.1.tmp", ".b.npy.2.tmp"))
+    for path in (old, new):
+        path.write_bytes(b"12345")
+    os.utime(old, (0, 0))
+    before = {path for path in filled.glob("**/*.npy") if not path.name.startswith(".")}
+    assert store.prune(filled) == 5
+    assert (old.exists(), new.exists()) == (False, True)  # the second may still be written
+    assert before <= set(filled.glob("**/*.npy"))
+    size = sum(path.stat().st_size for path in (filled / Spectrogram().fingerprint).glob("features/*"))
+    assert store.prune(filled, [Spectrogram().fingerprint]) == size
+    assert [one.fingerprint for one in store.contents(filled)] == [tiny().fingerprint]
+    assert not Store(filled, Needs(means=(1,)), None, tiny()).missing(items_of(rows))
+
+
+def test_what_is_no_store_is_left_alone(filled, tmp_path):
+    with pytest.raises(DataError, match="there is no such folder"):
+        store.contents(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"no fingerprint 'f00'.*stored"):
+        store.prune(filled, ["f00"])
+    home = tmp_path / "home"
+    (home / "thesis" / "figures" / "final").mkdir(parents=True)
+    with pytest.raises(DataError, match="is no store: thesis"):
+        store.prune(home, ["thesis"])
+    assert (home / "thesis" / "figures" / "final").is_dir()
