@@ -376,6 +376,8 @@ class Utterance:
         ``"female"``, ``"male"`` or empty.
     start, end : float, optional
         Segment in seconds; None is the file's beginning or end.
+    valence, activation, dominance : float, optional
+        Ratings on the corpus's own scale.
     """
 
     id: str
@@ -387,6 +389,9 @@ class Utterance:
     gender: Literal["female", "male", ""] = ""
     start: float | None = None
     end: float | None = None
+    valence: float | None = None
+    activation: float | None = None
+    dominance: float | None = None
 
 
 class Corpus(ABC):

@@ -124,10 +124,19 @@ def test_csv_refuses_malformed_files(tmp_path, text, message):
         CSV().read(tmp_path)
 
 
+def test_csv_reads_ratings(tmp_path):
+    write_csv(tmp_path, "id,path,speaker,emotion,valence,dominance\na,b,c,d,1.5,\n")
+    (found,) = CSV().read(tmp_path)
+    assert (found.valence, found.activation, found.dominance) == (1.5, None, None)
+    write_csv(tmp_path, "id,path,speaker,emotion,valence\na,b,c,d,good\n")
+    with pytest.raises(DataError, match="valence is no number: 'good'"):
+        CSV().read(tmp_path)
+
+
 def test_csv_tells_of_columns_that_no_one_reads(tmp_path, caplog):
-    write_csv(tmp_path, "id,path,speaker,emotion,valence\na,b,c,d,1\n")
+    write_csv(tmp_path, "id,path,speaker,emotion,mood\na,b,c,d,1\n")
     CSV().read(tmp_path)
-    assert "columns that no one reads: valence" in caplog.text
+    assert "columns that no one reads: mood" in caplog.text
 
 
 def test_csv_of_another_encoding_or_without_rows(tmp_path):

@@ -30,7 +30,7 @@ def annotation(turns):
     """An annotation file as the release writes it."""
     lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
     for second, (turn, code, votes, *_) in enumerate(turns):
-        lines.append(f"[{second}.2901 - {second + 1}.2357]\t{turn}\t{code}\t[2.5000, 2.5000, 2.5000]")
+        lines.append(f"[{second}.2901 - {second + 1}.2357]\t{turn}\t{code}\t[2.5000, {1 + second / 10:.4f}, 3.6667]")
         for number, vote in enumerate(votes, start=2):
             name, vote = ("C-F1", vote[5:]) if vote.startswith("C-F1") else (f"C-E{number}", vote)
             lines.append(f"{name}:\t{vote}\t(a; comment: Anger;)" if number == 2 else f"{name}:\t{vote}\t()")
@@ -92,6 +92,14 @@ def test_rule_on_all_combinations_of_four_votes():
     labels = IEMOCAP().labels
     for votes in itertools.product(words, repeat=4):
         assert paper_label(votes, labels) == naive(votes)
+
+
+def test_ratings_go_into_the_manifest(release):
+    rows = {row.id: row for row in manifest.load(manifest.prepare("iemocap", release, release / "out"))}
+    for second, (turn, *_) in enumerate(TRUTH):
+        if turn in rows:
+            found = rows[turn].valence, rows[turn].activation, rows[turn].dominance
+            assert found == (2.5, pytest.approx(1 + second / 10), 3.6667)
 
 
 def test_label_map_changes_the_vote(release):

@@ -28,12 +28,13 @@ def hand_written(folder, rows, columns=("id", "path", "speaker", "emotion", "sta
 
 def test_columns_are_in_the_documented_order():
     assert manifest.COLUMNS == ("id", "path", "start", "end", "duration", "sample_rate", "speaker", "session",
-                                "gender", "emotion", "text")
+                                "gender", "emotion", "text", "valence", "activation", "dominance")
 
 
 def test_what_is_written_is_read_again(tmp_path):
     rows = [row(text='He said: "well, no",\nand left.', session="1", gender="male"),
-            replace(row("b", emotion=""), start=0.1, end=0.400001, duration=0.300001), row("Ü")]
+            replace(row("b", emotion=""), start=0.1, end=0.400001, duration=0.300001),
+            replace(row("Ü"), valence=0.0, dominance=2.5)]
     manifest.write(rows, tmp_path / "deep/manifest.csv")
     assert manifest.load(tmp_path / "deep/manifest.csv") == rows
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["manifest.csv"]
@@ -49,8 +50,8 @@ def test_relative_paths_are_relative_to_the_manifest(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [
     ("id,path\n", "columns start, end, .* are missing"),
     (",".join(manifest.COLUMNS) + "\n", "has no rows"),
-    (",".join(manifest.COLUMNS) + "\na,a.wav,zero,1,1,16000,S,,,x,\n", "line 2: malformed row .*zero"),
-    (",".join(manifest.COLUMNS) + "\na,a.wav,0\n", r"line 2: malformed row \(3 of 11 columns\)"),
+    (",".join(manifest.COLUMNS) + "\na,a.wav,zero,1,1,16000,S,,,x,,,,\n", "line 2: malformed row .*zero"),
+    (",".join(manifest.COLUMNS) + "\na,a.wav,0\n", r"line 2: malformed row \(3 of 14 columns\)"),
     (",".join(manifest.COLUMNS) + '\n"a,' + "x\n" * 99999, r"m\.csv is no CSV text: .*; is a quotation mark left open"),
 ])
 def test_malformed_manifests_are_refused(tmp_path, content, message):

@@ -20,13 +20,16 @@ from ser_plugins.errors import DataError
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("id", "path", "speaker", "emotion")
+RATINGS = ("valence", "activation", "dominance")
+NUMBERS = {"start": " of seconds", "end": " of seconds", **dict.fromkeys(RATINGS, "")}  # column → of what
 GENDERS = {"f": "female", "m": "male", "w": "female"}  # short forms; other values are judged by the manifest
 
 
 class CSV(Corpus):
     """Reads a CSV file, separated by commas, semicolons or tabs.
 
-    ``id, path, speaker, emotion`` must be there; ``start, end`` (seconds), ``session, gender, text`` may be. Paths are
+    ``id, path, speaker, emotion`` must be there; ``start, end`` (seconds), ``session, gender, text`` and the ratings
+    ``valence, activation, dominance`` may be. Paths are
     relative to the file. Duration and sample rate are measured, whatever the file says.
 
     Arguments
@@ -111,13 +114,13 @@ def _utterance(record: Mapping[str | None, Any], folder: Path) -> Utterance:
     return Utterance(
         id=values["id"], path=folder / values["path"], speaker=values["speaker"], emotion=values["emotion"],
         text=values.get("text", ""), session=values.get("session", ""), gender=GENDERS.get(gender, gender),
-        start=_seconds(values, "start"), end=_seconds(values, "end"),
+        **{column: _number(values, column) for column in NUMBERS},
     )
 
 
-def _seconds(values: Mapping[str, str], column: str) -> float | None:
+def _number(values: Mapping[str, str], column: str) -> float | None:
     text = values.get(column, "")
     try:
         return float(text) if text else None
     except ValueError:
-        raise ValueError(f"{column} is no number of seconds: '{text}'") from None
+        raise ValueError(f"{column} is no number{NUMBERS[column]}: '{text}'") from None

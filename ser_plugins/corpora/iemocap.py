@@ -54,17 +54,19 @@ PUBLISHED = {
     },
 }
 
-TURN = re.compile(r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<id>Ses\d\d[FM]_\w+_[FM]\w+)\s+(?P<label>\w+)\s")
+TURN = re.compile(r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<id>Ses\d\d[FM]_\w+_[FM]\w+)\s+(?P<label>\w+)\s+"
+                  r"\[(?P<ratings>[\d.]+, *[\d.]+, *[\d.]+)\]")
 VOTE = re.compile(r"C-\w+:\s*(?P<labels>[^(]*)")  # C-E2:\tNeutral; Frustration;\t(comment)
 TRANSCRIPT = re.compile(r"(?P<id>Ses\w+)\s+\[[^\]]*\]:\s*(?P<text>.*)")
 
 
 @dataclass
 class Turn:
-    """A turn of an annotation file: its name, official label, and each evaluator's first label."""
+    """A turn of an annotation file: its name, official label, ratings, and each evaluator's first label."""
 
     id: str
     label: str
+    ratings: tuple[float, ...]  # means of valence, activation, dominance, 1 to 5
     votes: list[str]
 
     @property
@@ -80,12 +82,12 @@ def parse_turns(lines: Iterable[str]) -> list[Turn]:
     -------
     >>> parse_turns(["[6.29 - 8.23]\\tSes01F_impro01_M000\\tneu\\t[2.5, 2.5, 2.5]",
     ...              "C-E2:\\tNeutral; Anger;\\t()", "C-E3:\\t;\\t()", "A-E3:\\tval 3; act  2;\\t()"])
-    [Turn(id='Ses01F_impro01_M000', label='neu', votes=['Neutral'])]
+    [Turn(id='Ses01F_impro01_M000', label='neu', ratings=(2.5, 2.5, 2.5), votes=['Neutral'])]
     """
     turns: list[Turn] = []
     for line in lines:
         if turn := TURN.match(line):
-            turns.append(Turn(turn["id"], turn["label"], []))
+            turns.append(Turn(turn["id"], turn["label"], tuple(map(float, turn["ratings"].split(","))), []))
         elif turns and (vote := VOTE.match(line)):
             first = vote["labels"].split(";")[0].strip()
             if first:  # an evaluator's list may be empty
@@ -183,6 +185,7 @@ class IEMOCAP(Corpus):
                     id=turn.id, path=files.get(turn.id, wav / f"{turn.id}.wav"), speaker=turn.speaker, emotion=emotion,
                     text=texts.get(turn.id, ""), session=turn.id[:5],
                     gender="female" if turn.speaker.endswith("F") else "male",
+                    **dict(zip(("valence", "activation", "dominance"), turn.ratings, strict=True)),
                 )
 
     def emotion(self, turn: Turn) -> str | None:

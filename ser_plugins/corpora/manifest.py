@@ -59,6 +59,8 @@ class Row:
         Common name, empty for speech without one.
     text : str
         Transcript, empty where there is none.
+    valence, activation, dominance : float, optional
+        Ratings on the corpus's own scale.
     """
 
     id: str
@@ -72,6 +74,9 @@ class Row:
     gender: str = ""
     emotion: str = ""
     text: str = ""
+    valence: float | None = None
+    activation: float | None = None
+    dominance: float | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -136,9 +141,10 @@ def _rows(reader: Any, path: Path) -> Iterator[Row]:
     chosen = itemgetter(*map(header.index, COLUMNS))
     for record in filter(None, reader):
         try:
-            name, audio_path, start, end, duration, rate, *texts = chosen(record)
+            name, audio_path, start, end, duration, rate, *texts, valence, activation, dominance = chosen(record)
             located = os.path.join(folder, audio_path)
-            yield Row(name, located, float(start), float(end), float(duration), int(rate), *texts)
+            ratings = [float(rating) if rating else None for rating in (valence, activation, dominance)]
+            yield Row(name, located, float(start), float(end), float(duration), int(rate), *texts, *ratings)
         except (IndexError, ValueError) as error:
             reason = f"{len(record)} of {len(header)} columns" if isinstance(error, IndexError) else error
             raise DataError(f"{path}, line {reader.line_num}: malformed row ({reason})") from error
@@ -238,7 +244,8 @@ def _located(utterance: Utterance, path: Path, header: audio.AudioInfo, labels: 
     start, end = round(start, DECIMALS), round(end, DECIMALS)
     return Row(utterance.id, str(path.absolute()), start, end, round(end - start, DECIMALS), header.sample_rate,
                utterance.speaker, utterance.session, utterance.gender,
-               labels.get(utterance.emotion, ""), utterance.text)
+               labels.get(utterance.emotion, ""), utterance.text, utterance.valence, utterance.activation,
+               utterance.dominance)
 
 
 def counts(rows: Sequence[Row]) -> dict[str, Any]:
