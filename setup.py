@@ -9,8 +9,9 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").read_text()).group(1)
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
+RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 # setuptools builds the example plugin inside the tests, without fetching anything
-TEST = ["pytest>=8", "pytest-cov", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC]
+TEST = ["pytest>=8", "pytest-cov", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
 
 setup(
     name="ser_plugins",
@@ -40,12 +41,15 @@ setup(
         "numba>=0.60",
         "scipy>=1.11",
         "scikit-learn>=1.4",
+        "joblib>=1.4",
         "matplotlib>=3.8",
         "jinja2>=3.1",
         "tqdm",
     ],
     extras_require={
         "synthetic": SYNTHETIC,
+        "ray": RAY,
+        "dask": DASK,
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),

@@ -2,9 +2,9 @@
 
     python benchmarks/epoch_cost.py --corpus emodb --data_folder EmoDB --threads 1
 
-The store is filled first, by a process of its own. Then each system trains in a fresh process, whose peak resident
-memory (``ru_maxrss``) is shown: that of everything, Python, torch and the loaded encoder included, and how much it was
-before the training began. An epoch includes validation and checkpoint. What follows ``--`` goes to
+The store is filled first, by an epoch of each in a process of its own. Then each system trains in a fresh process,
+whose peak resident memory (``ru_maxrss``) is shown: that of everything, Python, torch and the loaded encoder included,
+and how much it was before the training began. An epoch includes validation and checkpoint. What follows ``--`` goes to
 recipes/train_ser.py.
 """
 
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from statistics import median
 
 import torch
-from all_folds import precompute
 from common import command_line, cores, describe, in_fresh_process, peak, table
 from timed_training import Timing, train
 
@@ -47,7 +46,8 @@ def main() -> None:
     systems = args.systems.split(",")
 
     try:
-        in_fresh_process(precompute, systems, options)
+        for system in systems:
+            in_fresh_process(train, system, options, 1)
         measured = [in_fresh_process(measure, system, options, args.epochs, args.threads) for system in systems]
     except SerError as error:
         sys.exit(f"error: {error}")
