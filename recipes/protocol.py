@@ -24,7 +24,8 @@ from ser_plugins.errors import DataError, OptionError
 from ser_plugins.figures import confusion_figure
 from ser_plugins.files import write_atomically
 
-NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "overwrite", "num_workers", "regimes")
+NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "test_data_folder", "overwrite",
+                "num_workers", "regimes")
 OF_FEATURES, OF_ENCODER = ("features", "pitch", "feature_options"), ("encoder",)  # settings of a part
 DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",

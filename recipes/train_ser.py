@@ -301,7 +301,3 @@ def evaluation(items: Sequence[Any], batch_size: int) -> DataLoader:
 
 if __name__ == "__main__":
     experiment.run(main)
-
-
-if __name__ == "__main__":
-    experiment.run(main)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import torch
 
 from ser_plugins.errors import DataError
 
@@ -94,6 +93,7 @@ def change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
     ratio = Fraction(speed).limit_denominator(100)
     if ratio == 1:
         return samples
+    import torch
     from torchaudio.functional import resample
 
     return resample(torch.from_numpy(samples), ratio.numerator, ratio.denominator).numpy()

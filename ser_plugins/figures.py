@@ -94,7 +94,7 @@ def comparison_figure(names: Sequence[str], difference: np.ndarray, p: np.ndarra
     axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
-    figure.colorbar(image, ax=axes, label="row minus column, points of UA")
+    figure.colorbar(image, ax=axes).set_label("points of UA", fontsize=8)  # of a short figure too
     return figure
 
 

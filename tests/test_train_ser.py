@@ -34,7 +34,7 @@ each_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 def table(folder):
-    with open(folder / "predictions.csv", "predictions_valid.csv", encoding="utf-8", newline="") as file:
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -45,7 +45,7 @@ class Functionals(FeatureExtractor):
         """
         items = []
         for waveform, length in zip(waveforms, lengths, strict=True):
-            values = _smile().process_signal(waveform[:length].numpy(), SAMPLE_RATE).to_numpy(np.float32)
+            values = _smile().process_signal(waveform[:length].numpy(), SAMPLE_RATE).to_numpy(np.float32, copy=True)
             if values.shape != (1, self.dim) or not np.isfinite(values).all():
                 raise DataError(f"openSMILE gives no eGeMAPS functionals of {int(length) / SAMPLE_RATE:.2f} s of audio")
             items.append(torch.from_numpy(values))
