@@ -19,7 +19,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from statistics import mean
@@ -29,7 +29,7 @@ import protocol
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, predictions, runs, store
+from ser_plugins import experiment, folds, predictions, registry, runs, store
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
@@ -92,7 +92,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
         for options in sweep(entry, layers):
             one = _planned(exp, options)
             if one.system.name in found:
-                raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}'")
+                raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
+                                  "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
             found[one.system.name] = one
     wanted = _names(values["systems"]) or list(found)
     for name in wanted:
@@ -104,15 +105,21 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
 def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     values = exp.values
     file, recipe = exp.file.parent / options.pop("hparams"), options.pop("recipe", "train_ser.py")
-    options = {key: values[key] for key in TOLD} | (
-        {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}) | options
+    suffix = options.pop("suffix", None)
+    for key in (*options, *values["options"]):
+        if key in TOLD:
+            raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
+    shared = {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}
+    options = {key: values[key] for key in TOLD} | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
              for key in sorted(exp.run_opts.overridden_args)]  # SpeechBrain's
-    words = (str(file), *(word for key, value in options.items() if value is not None
-                          for word in (f"--{key}", json.dumps(value))), *given, "--noprogressbar")
+    told = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+    words = (str(file), *told, *given, "--noprogressbar")
     module = runs.load_recipe(HERE / recipe)
     one = module.load(words)
-    return Planned(str(HERE / recipe), words, one, module.build(one))
+    system = module.build(one)
+    name = system.name if suffix is None else f"{system.name}-{suffix}"
+    return Planned(str(HERE / recipe), words, one, replace(system, name=name))
 
 
 def _names(given: Any) -> list[str]:
@@ -137,21 +144,22 @@ def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chose
         settings = protocol.run_settings(one.exp, one.system, rows, chosen[0])
         for seed in range(1, 1 + (1 if one.system.deterministic else number)):
             for fold in chosen:
-                key = fingerprint(settings | {"test_speaker": fold.test, "seed": seed}, {})[:8]
+                key = fingerprint(settings | {"test_speaker": fold.test, "seed": seed}, {})[:8]  # as protocol.run_key
                 folder = root / "runs" / name / f"test-{fold.test}" / f"seed-{seed}-{key}"
                 words = (*one.words, "--seed", str(seed), "--output_folder", str(folder))
                 units.append(runs.Unit(name, fold.test, seed, one.recipe, words, str(folder),
-                                       tuple(map(str, manifests))))
+                                       tuple(map(str, manifests)), key))
     return sorted(units, key=lambda unit: unit.seed)  # stable
 
 
 def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
                workers: int) -> None:
     """Stores what the systems need of every utterance and variant, in one pass over the audio for each encoder."""
-    merged: dict[tuple[str, str], tuple[Needs, Planned]] = {}
+    merged: dict[tuple[str, ...], tuple[Needs, Planned]] = {}
     for one in systems.values():
         needs, extractor, encoder = one.system.needs, one.system.extractor, one.system.encoder
-        parts = ("" if extractor is None else extractor.fingerprint, "" if encoder is None else encoder.fingerprint)
+        parts = ("" if extractor is None else extractor.fingerprint, "" if encoder is None else encoder.fingerprint,
+                 *(str(one.exp.values.get(key)) for key in ("tempi", "gain")))
         old = merged[parts][0] if parts in merged else Needs()
         merged[parts] = (Needs(features=old.features or needs.features,
                                sequences=tuple(sorted({*numbers(old.sequences), *numbers(needs.sequences)})),
@@ -208,11 +216,14 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
     content = {
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
+        **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
+           (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "date": str(date.today()),
         "machine": f"{platform.platform()}, Python {platform.python_version()}", "definitions": protocol.DEFINITIONS,
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
         | {"versions": next(iter(stamps.values()), {}).get("versions", {})},
-        "speakers": speakers, "folds": [{"test": fold.test, "valid": fold.valid} for fold in chosen],
+        "speakers": speakers, "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)}
+                                        for fold in chosen],
         "runs": sorted({unit.seed for unit in units}),
         "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}
     header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]

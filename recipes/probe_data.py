@@ -142,12 +142,10 @@ def untrained(values: Mapping[str, Any], encoder: Encoder) -> Encoder | None:
     """The encoder's twin with random weights; None where none is wanted, or the plugin has none."""
     if not values["control"]:
         return None
-    make = getattr(type(encoder), "untrained", None)
-    if make is None:
+    if not hasattr(type(encoder), "untrained"):
         logger.warning("no control: %s has no untrained twin", type(encoder).__name__)
         return None
-    source = None if values["encoder"] in registry.installed("encoders") else values["encoder"]
-    return make(source, values["seed"])
+    return inference.load_encoder(f"{inference.UNTRAINED}{values['encoder']}")
 
 
 class TrainedRNN:

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ser_plugins
 from ser_plugins import augment, experiment, folds, metrics, predictions, registry, store
 from ser_plugins.contracts import Encoder, FeatureExtractor, Needs, fingerprint
 from ser_plugins.corpora import manifest
@@ -181,11 +180,17 @@ def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[mani
         settings["features_fingerprint"] = extractor.fingerprint
     if needs.encoder and encoder is not None:
         settings["encoder_fingerprint"] = encoder.fingerprint
+    objects = {key: exp.text(key) for key in exp.resolved if key not in exp.values}  # optimiser, annealing, …
     data = sorted([row.id, row.speaker, row.session, row.emotion, key]
                   for row, key in zip(rows, store.audio_hashes(rows), strict=True))
-    return {"recipe": system.recipe} | settings | system.code | {
+    return {"recipe": system.recipe} | settings | objects | system.code | {
         "test_speaker": fold.test, "run_options": exp.decisive_options, "data": fingerprint({"rows": data}, {}),
-        "version": ser_plugins.__version__}
+        "versions": {name: version(name) for name in ("ser_plugins", "torch", "scikit-learn", "numpy")}}
+
+
+def run_key(exp: experiment.Experiment, system: System, rows: Sequence[manifest.Row], fold: folds.Fold) -> str:
+    """Short hash of `run_settings`."""
+    return fingerprint(run_settings(exp, system, rows, fold), {})[:8]
 
 
 def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]], fold: folds.Fold,

@@ -149,19 +149,23 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
     return Section("Results", text, items)
 
 
-def comparisons(scores: Mapping[str, Scores]) -> Section:
+def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     """Who beats whom."""
     title, names = "Who beats whom", list(scores)
     count = len(names) * (len(names) - 1) // 2
     if not count:
         return Section(title, [f"Only {names[0]} has a complete run: there is nothing to compare."])
     resamples = max(4999, 200 * count - 1)  # so that p times the pairs can fall to 0.005
-    pairs = significance.compare_all({name: one.runs for name, one in scores.items()}, resamples=resamples)
+    trained = [len(fold["train"]) for fold in results.about["folds"] if fold.get("train")]
+    ratio = sum(1 / number for number in trained) / len(trained) if trained else None
+    across = len(set(results.corpora)) > 1  # one training tests all speakers: there are no folds to correct for
+    pairs = significance.compare_all({name: one.runs for name, one in scores.items()}, resamples=resamples, ratio=ratio)
     difference, p = np.zeros((len(names), len(names))), np.full((len(names), len(names)), np.nan)
     records = []
     for pair, (i, j) in zip(pairs, itertools.combinations(range(len(names)), 2), strict=True):
         difference[i, j], difference[j, i] = np.subtract(*pair.values), -np.subtract(*pair.values)
-        tests = {name: result for name, result in asdict(pair).items() if isinstance(result, dict)}
+        tests = {name: result for name, result in asdict(pair).items()
+                 if isinstance(result, dict) and not (across and name == "nadeau_bengio")}
         if "bootstrap" in tests:
             p[i, j] = p[j, i] = tests["bootstrap"]["holm"]
         records.append({"first": names[i], "second": names[j], "UA_first": pair.values[0], "UA_second": pair.values[1]}
@@ -174,6 +178,9 @@ def comparisons(scores: Mapping[str, Scores]) -> Section:
     text = (f"{int((p <= 0.05).sum()) // 2} of {count} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
             f"speakers, {resamples} draws, Holm's correction over all pairs. Systems that do not differ here are not "
             "thereby equal.")
+    if across:
+        text += (" Each run is one training, which tests all speakers: what its seed does to all of them alike is not in "
+                 "these p-values.")
     if speakers == 1:
         text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
     picture = Picture("who_beats_whom", CAPTIONS["who_beats_whom"], f"Matrix of {len(names)} systems. {text}",
@@ -405,7 +412,7 @@ def main(argv: Sequence[str]) -> Path:
     else:
         scores = scores_of(first)
         title, default = first.title, "report"
-        sections = [overview(first, scores), comparisons(scores), layers(first, scores), confusions(scores),
+        sections = [overview(first, scores), comparisons(first, scores), layers(first, scores), confusions(scores),
                     speakers(first, scores), calibration(first, scores), curves(first), protocol(first)]
     written = page.write(Path(args.output_folder or first.folder / default), title, sections)
     print(f"the report is {written}; its figures and tables lie beside it")

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import protocol
 from sklearn.base import clone
-from sklearn.metrics import log_loss
 from sklearn.model_selection import ParameterGrid
 
 from ser_plugins import experiment, folds, store
@@ -22,6 +21,8 @@ from ser_plugins.contracts import Needs
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError
 from ser_plugins.features.functionals import Functionals
+
+LEAST = 1e-7  # of a probability in a cross-entropy
 
 RULES: experiment.Rules = {
     "labels": protocol.LABELS_RULE,
@@ -47,14 +48,14 @@ def build(exp: experiment.Experiment) -> protocol.System:
     """
     hparams = exp.build()
     name, read = str(hparams["estimator"]), bool(hparams["functionals"])
-    described = exp.text("estimators", name)
+    # the seed is a setting of its own, and the rest is the same for all seeds
+    described = exp.text("estimators", name).replace(f"random_state: {hparams['seed']}", "random_state: seed")
     estimator = hparams["estimators"][name]
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "
                           f"{', '.join(sorted(estimator.get_params()))}")
-    seeds = [value for key, value in estimator.get_params().items() if key.endswith("random_state")]
     return protocol.System("train_sklearn", name, estimator, Needs(features=read), Functionals() if read else None,
-                           None, {}, {"estimator": described}, deterministic=set(seeds) <= {None})
+                           None, {}, {"estimator": described}, hparams["deterministic"])
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -83,7 +84,8 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     for parameters in ParameterGrid(values["grid"]):
         model = clone(system.model).set_params(**parameters).fit(inputs["train"], truth["train"])
         found = _probabilities(model, inputs["valid"], values["labels"])
-        fitted.append((log_loss(truth["valid"], found, labels=values["labels"]), parameters, model))
+        right = found[range(len(found)), [values["labels"].index(label) for label in truth["valid"]]]
+        fitted.append((-float(np.log(np.maximum(right, LEAST)).mean()), parameters, model))
     loss, parameters, model = min(fitted, key=lambda one: one[0])
 
     said = {part: _probabilities(model, inputs[part], values["labels"]).tolist() for part in ("valid", "test")}

@@ -398,11 +398,12 @@ class Corpus(ABC):
     """A reader of one corpus layout; options are constructor arguments.
 
     ``layout`` is one line that shows the expected layout, printed when a folder is of another one.
-    ``labels`` maps the corpus's own labels to the common names.
+    ``labels`` maps the corpus's own labels to the common names. ``language`` is that of its speech (ISO 639-1).
     """
 
     layout: str
     labels: Mapping[str, str]
+    language: str = ""
 
     @abstractmethod
     def read(self, folder: Path) -> Iterable[Utterance]:

@@ -33,7 +33,7 @@ Record = TypeVar("Record")
 class System:
     """One system of the plan, as ``results.json`` describes it."""
 
-    head: str
+    head: str | None
     layer: int | None
     settings: Mapping[str, Any]
     encoder: str | None
@@ -130,7 +130,7 @@ class Results:
         others = [other.settings for other in self.systems.values() if other.head == one.head]
         own = [f"{key} {value}" for key, value in one.settings.items() if key not in ("layer", "untrained_encoder")
                and any(settings.get(key) != value for settings in others)]
-        return ", ".join([one.head, *own])
+        return ", ".join([str(one.head or system), *own])
 
     def units_of(self, system: str) -> list[Unit]:
         """The units of a system, run by run."""
@@ -249,8 +249,8 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
             for line, row in enumerate(reader, start=2):
                 where = f"{path}, line {line}"
                 texts, values = predictions.parse_row(row[skip:], len(header) - skip, where)
-                _check_row(texts, values, about, where)
                 system, seed, fold, part = row[:skip]
+                _check_row(texts, values, part, about, where)
                 key = system, int(seed) if seed.lstrip("-").isdecimal() else -1, fold
                 if key not in known or part not in ("test", "valid"):
                     raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
@@ -261,12 +261,12 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
     return {key: predictions.from_rows(group, labels) for key, group in rows.items()}
 
 
-def _check_row(texts: Sequence[str], values: Sequence[float], about: Mapping[str, Any], where: str) -> None:
+def _check_row(texts: Sequence[str], values: Sequence[float], part: str, about: Mapping[str, Any], where: str) -> None:
     _, speaker, *labels = texts
     for kind, label in zip(("label", "prediction"), labels, strict=True):
         if label not in about["labels"]:
             raise DataError(f"{where}: {unknown_name(kind, label, about['labels'], 'labels of results.json')}")
-    if speaker not in about["speakers"]:
+    if part == "test" and speaker not in about["speakers"]:
         raise DataError(f"{where}: {unknown_name('speaker', speaker, about['speakers'], 'speakers of results.json')}")
     if not (abs(sum(values) - 1) < 1e-3 and min(values) >= 0):  # so that NaN is refused
         raise DataError(f"{where}: probabilities {', '.join(map(str, values))} do not add up to 1")

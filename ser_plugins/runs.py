@@ -27,6 +27,7 @@ from ser_plugins.errors import OptionError, SerError
 from ser_plugins.files import write_atomically
 
 BACKENDS = ("loky", "ray", "dask")
+LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
 KILLED = "its process was killed twice; was the memory full? fewer --jobs need less"
 
 
@@ -48,6 +49,8 @@ class Unit:
         The run's folder.
     manifests : tuple[str, ...]
         Of the corpus, and of another one that is tested.
+    key : str
+        Hash of the settings that its folder is named by.
     """
 
     system: str
@@ -57,11 +60,12 @@ class Unit:
     words: tuple[str, ...]
     folder: str
     manifests: tuple[str, ...]
+    key: str
 
     @property
     def finished(self) -> bool:
-        """Whether the run has left all its results."""
-        return (Path(self.folder) / "seconds.json").is_file()
+        """Whether the run has left all its results; that they are of these settings, its folder's name says."""
+        return all((Path(self.folder) / name).is_file() for name in LEFT)
 
 
 def load_recipe(file: str | Path) -> Any:
@@ -71,7 +75,10 @@ def load_recipe(file: str | Path) -> Any:
         raise OptionError(f"no recipe {path}")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # where it finds its neighbours
-    return importlib.import_module(path.stem)
+    module = importlib.import_module(path.stem)
+    if Path(str(module.__file__)).resolve() != path.resolve():
+        raise OptionError(f"recipe {path} has the name of {module.__file__}: give it another")
+    return module
 
 
 def run(unit: Unit) -> str | None:
@@ -88,21 +95,21 @@ def run(unit: Unit) -> str | None:
         try:
             recipe = load_recipe(unit.recipe)
             exp = recipe.load(unit.words)
-            rows, test_rows = _rows(recipe, unit.manifests, tuple(exp.values["labels"]), exp.values["test_corpus"])
+            rows, test_rows = recipe.protocol.prepared_rows(unit.manifests, exp.values)
             (fold,) = [one for one in recipe.protocol.all_folds(rows, exp.values) if one.test == unit.test]
-            recipe.train(exp, recipe.build(exp), rows, test_rows, fold, folder)
+            system = recipe.build(exp)
+            if recipe.protocol.run_key(exp, system, [*rows, *test_rows], fold) != unit.key:
+                return "corpus, settings or packages are not those of the plan any more; start again"
+            recipe.train(exp, system, rows, test_rows, fold, folder)
         except SerError as error:
             return str(error)
         except Exception:
             return output.getvalue()[-2000:] + traceback.format_exc()
-    write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
+        finally:
+            if folder.is_dir():
+                write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
     write_atomically(folder / "seconds.json", lambda file: json.dump(time.perf_counter() - started, file))
     return None
-
-
-@functools.cache
-def _rows(recipe: Any, manifests: tuple[str, ...], labels: tuple[str, ...], test_corpus: str | None) -> Any:
-    return recipe.protocol.prepared_rows(manifests, {"labels": labels, "test_corpus": test_corpus})
 
 
 @functools.cache
@@ -148,8 +155,12 @@ def _joblib(units: Sequence[Unit], jobs: int, backend: str) -> Iterator[tuple[Un
             from dask.distributed import Client
 
             address = os.environ.get("DASK_SCHEDULER_ADDRESS")
-            stack.enter_context(Client(address) if address else Client(
+            client = stack.enter_context(Client(address) if address else Client(
                 n_workers=jobs, threads_per_worker=1, dashboard_address=None))
+            threads = set(client.nthreads().values())
+            if threads - {1}:  # random numbers and standard output are a process's
+                raise OptionError(f"the Dask workers at {address} have {max(threads)} threads: start them with "
+                                  "--nthreads 1, and --nworkers for more at a time")
         options = {"inner_max_num_threads": 1} if backend == "loky" else {}
         stack.enter_context(parallel_config(backend, n_jobs=jobs, **options))
         waiting, under_way = list(units), list[Unit]()
@@ -165,7 +176,9 @@ def _joblib(units: Sequence[Unit], jobs: int, backend: str) -> Iterator[tuple[Un
                 for unit, error in parallel(started()):
                     under_way.remove(unit)
                     yield unit, error
-            except TerminatedWorkerError:
+            except Exception as error:
+                if not isinstance(error, TerminatedWorkerError) and type(error).__name__ != "KilledWorker":  # Dask's
+                    raise
                 yield from map(_alone, under_way)
                 under_way.clear()
 
@@ -195,8 +208,10 @@ def _ray(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
             unit = pending.pop(done)
             try:
                 yield ray.get(done)
-            except ray.exceptions.RayError:
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 yield unit, KILLED
+            except ray.exceptions.RayError as error:
+                yield unit, str(error)
 
 
 def _named(unit: Unit) -> tuple[Unit, str | None]:

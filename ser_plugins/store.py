@@ -307,7 +307,9 @@ def _parts(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         raise DataError(f"no store {root}: there is no such folder")
     parts = sorted(path for path in root.iterdir() if path.is_dir())
-    strangers = [path.name for path in parts if not any(path.glob("*/")) or any(path.glob("*/*/"))]
+    inner = {path: [one for one in path.iterdir() if one.is_dir()] for path in parts}
+    strangers = [path.name for path, kinds in inner.items()
+                 if not kinds or any(one.is_dir() for kind in kinds for one in kind.iterdir())]
     if strangers:
         raise DataError(f"{root} is no store: {strangers[0]} in it is no folder of stored arrays")
     return parts

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import cross_validate
 import pytest
+import report
+import train_sklearn
+from sklearn.metrics import balanced_accuracy_score
 
 from ser_plugins import runs
 from ser_plugins.errors import OptionError, PluginError
@@ -66,7 +69,8 @@ def test_every_system_fold_and_seed_runs_once(results):
     assert {unit["state"] for unit in found["units"]} == {"finished"}
     assert [unit["seed"] for unit in found["units"]] == sorted(unit["seed"] for unit in found["units"])
     assert len(folders(results)) == len(wanted)
-    assert found["folds"] == [{"test": "S01", "valid": "S02"}, {"test": "S03", "valid": "S04"}]
+    assert found["folds"] == [{"test": "S01", "valid": "S02", "train": ["S03", "S04"]},
+                              {"test": "S03", "valid": "S04", "train": ["S01", "S02"]}]
     assert found["speakers"]["S03"]["counts"] == dict.fromkeys(found["labels"], 3)
     assert all(len(unit["curve"]) == unit["epochs"] == 2 for unit in found["units"] if unit["system"].startswith("mp"))
     assert found["systems"]["mp-1"]["trainable_parameters"] == 4 * (2 * 16 + 1)
@@ -123,6 +127,8 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
     (("--plan", "[{hparams: ser.yaml, head: mq}]"), PluginError, "no head 'mq'; installed: baseline, mp"),
     (("--plan", "[{hparams: mp.yaml, depth: 2}]"), OptionError, "no option '--depth'"),
+    (("--plan", "[{hparams: mp.yaml, labels: [anger, neutral]}]"), OptionError, "labels is one for all systems"),
+    (("--options", "{corpus: emodb}"), OptionError, "corpus is one for all systems"),
     (("--runs", "0"), OptionError, "--runs.*1 or more"),
     (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask"),
 ])
@@ -217,9 +223,71 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
              "--corpus_options", "{}", "--folds", "all", "--systems", "mp-1", "--runs", "1")
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, *words)
     found = content(tmp_path)
-    assert found["test_corpus"] == "synthetic"
-    assert found["folds"] == [{"test": "synthetic", "valid": "bob"}]
+    assert (found["test_corpus"], found["language"], found["test_language"]) == ("synthetic", "", "en")
+    assert found["folds"] == [{"test": "synthetic", "valid": "bob", "train": ["ann", "cem"]}]
     assert set(found["speakers"]) == {f"synthetic/S0{number}" for number in range(1, 5)}
     tested = [row for row in table(tmp_path) if row["part"] == "test"]
     assert len(tested) == 4 * 2 * 3
     assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
+    report.main([str(tmp_path)])
+    assert "csv → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_the_report_reads_what_is_written(results):
+    report.main([str(results), "--output_folder", str(results / "page")])
+    with open(results / "page/systems.csv", encoding="utf-8", newline="") as file:
+        shown = {row["system"]: row for row in csv.DictReader(file)}
+    assert list(shown) == list(content(results)["systems"])
+    for system, row in shown.items():
+        seeds = sorted({one["seed"] for one in table(results) if one["system"] == system})
+        values = []
+        for seed in seeds:
+            chosen = [one for one in table(results)
+                      if (one["system"], one["seed"], one["part"]) == (system, seed, "test")]
+            values.append(balanced_accuracy_score([one["label"] for one in chosen],
+                                                  [one["prediction"] for one in chosen]))
+        assert float(row["UA_runs_mean"]) == pytest.approx(sum(values) / len(values))
+
+
+def test_the_order_of_labels_changes_no_choice(recipe, plan, tmp_path):
+    """Of the grid's parameters, by a cross-entropy in the labels' own order."""
+    found = {}
+    for labels in ("[anger, neutral, sadness]", "[sadness, neutral, anger]"):
+        recipe(train_sklearn.main, "svm.yaml", "--data_folder", plan[1], "--corpus_options", plan[3], "--labels",
+               labels, "--output_root", tmp_path, "--output_folder", tmp_path / labels, "--num_workers", "0")
+        stamp = json.loads((tmp_path / labels / "metrics.json").read_text())
+        with open(tmp_path / labels / "predictions.csv", encoding="utf-8", newline="") as file:
+            said = {row["id"]: row["prediction"] for row in csv.DictReader(file)}
+        found[labels] = (stamp["protocol"]["parameters"], pytest.approx(stamp["valid_loss"]), said)
+    first, second = found.values()
+    assert first == second
+
+
+def test_an_entry_with_a_suffix_is_a_system_of_its_own(recipe, plan, tmp_path):
+    entries = "[{hparams: mp.yaml}, {hparams: mp.yaml, suffix: still, tempi: null}]"
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan", entries, "--runs", "1",
+           "--folds", "S01")
+    assert list(content(tmp_path)["systems"]) == ["mp-3", "mp-3-still"]
+    (folder,) = (tmp_path / "runs/mp-3-still/test-S01").iterdir()
+    assert json.loads((folder / "settings.json").read_text())["tempi"] is None
+
+
+def test_another_optimiser_is_another_run(recipe, plan, tmp_path):
+    """Objects of the YAML decide numbers too."""
+    for name in ("ser.yaml", "mp.yaml", "table1.yaml"):
+        (tmp_path / name).write_text((HPARAMS / name).read_text())
+    words = (*plan, "--output_folder", tmp_path / "out", "--plan", "[{hparams: mp.yaml}]", "--runs", "1", "--folds",
+             "S01")
+    recipe(cross_validate.main, tmp_path / "table1.yaml", *words)
+    assert len(folders(tmp_path / "out")) == 1
+    text = (tmp_path / "ser.yaml").read_text()
+    (tmp_path / "ser.yaml").write_text(text.replace("!name:torch.optim.Adam\n", "!name:torch.optim.SGD\n"))
+    recipe(cross_validate.main, tmp_path / "table1.yaml", *words)
+    assert len(folders(tmp_path / "out")) == 2
+
+
+def test_a_recipe_with_the_name_of_another_is_refused(tmp_path):
+    (tmp_path / "train_ser.py").write_text("")
+    runs.load_recipe(ROOT / "recipes/train_ser.py")
+    with pytest.raises(OptionError, match=r"train_ser.py has the name of .*recipes"):
+        runs.load_recipe(tmp_path / "train_ser.py")

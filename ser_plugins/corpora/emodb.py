@@ -45,6 +45,7 @@ class EmoDB(Corpus):
     'anger'
     """
 
+    language = "de"
     layout = "FOLDER/wav/03a01Fa.wav (speaker 03, sentence a01, emotion letter F, version a; any audio suffix)"
 
     def __init__(self, label_map: str | Mapping[str, str] | None = None):

@@ -140,6 +140,7 @@ class IEMOCAP(Corpus):
     'happiness'
     """
 
+    language = "en"
     layout = ("FOLDER/Session1/sentences/wav/<dialogue>/<turn>.wav, FOLDER/Session1/dialog/EmoEvaluation/*.txt, "
               "FOLDER/Session1/dialog/transcriptions/*.txt; so for Session2 to Session5")
 

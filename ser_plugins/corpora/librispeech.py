@@ -31,6 +31,7 @@ class LibriSpeech(Corpus):
     ('dev-clean',)
     """
 
+    language = "en"
     layout = "FOLDER/SPLIT/61/70968/61-70968-0000.flac beside 61-70968.trans.txt (any audio suffix)"
     labels: Mapping[str, str] = {}
 

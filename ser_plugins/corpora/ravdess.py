@@ -37,6 +37,7 @@ class RAVDESS(Corpus):
     ('calm', 'neutral')
     """
 
+    language = "en"
     layout = "FOLDER/Actor_01/03-01-05-01-01-01-01.wav … FOLDER/Actor_24/ (any audio suffix)"
 
     def __init__(self, calm: str = "separate", label_map: str | Mapping[str, str] | None = None):

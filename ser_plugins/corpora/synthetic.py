@@ -181,6 +181,7 @@ class Synthetic(Corpus):
     'anger'
     """
 
+    language = "en"
     layout = "any folder; the corpus is made in it"
 
     def __init__(self, speakers: int = 10, sentences: int = 8, seed: int = 0):

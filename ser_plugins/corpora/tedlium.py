@@ -62,6 +62,7 @@ class TEDLIUM(Corpus):
     ('dev', 'test')
     """
 
+    language = "en"
     layout = "FOLDER/SPLIT/stm/TALK.stm and FOLDER/SPLIT/sph/TALK.sph (any audio suffix); SPLIT: train, dev or test"
     labels: Mapping[str, str] = {}
 

@@ -58,6 +58,7 @@ class VoxForge(Corpus):
     'skip'
     """
 
+    language = "en"
     layout = ("FOLDER/USER-20080101-abc/ with etc/PROMPTS or etc/prompts-original and wav/a0001.wav or flac/a0001.flac "
               "(any audio suffix), or FOLDER/USER-20080101-abc.tgz with the option 'extract'")
     labels: Mapping[str, str] = {}
