@@ -179,7 +179,7 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
             f"speakers, {resamples} draws, Holm's correction over all pairs. Systems that do not differ here are not "
             "thereby equal.")
     if across:
-        text += (" Each run is one training, which tests all speakers: what its seed does to all of them alike is not in "
+        text += (" Each run is one training, which tests all speakers: what its seed does to all alike is not in "
                  "these p-values.")
     if speakers == 1:
         text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
