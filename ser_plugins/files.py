@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: Callable[[IO[Any]], Any], binary: bool
     DataError
         The folder is not writable or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # hosts may share pids
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="") as file:
