@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import platform
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +111,8 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
         if key in TOLD:
             raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
     shared = {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}
-    options = {key: values[key] for key in TOLD} | shared | options
+    of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
+    options = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
              for key in sorted(exp.run_opts.overridden_args)]  # SpeechBrain's
     told = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
@@ -133,6 +135,8 @@ def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> lis
     """The folds that the plan names."""
     every = protocol.all_folds(rows, {**values, "test_speaker": None})
     wanted = _names(values["folds"])
+    if wanted and values["test_corpus"] is not None:
+        raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
     return [folds.find(every, name) for name in wanted] or every
 
 
@@ -180,10 +184,9 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     todo = [unit for unit in units if not unit.finished]
     unknown = sorted({unit.system for unit in todo} - seconds.keys())
     known = sum(mean(seconds[unit.system]) for unit in todo if unit.system in seconds) / jobs
-    text = f"about {known / 60:.0f} minutes" if known else ""
     if unknown:
-        text += f"{' and ' if text else ''}the runs of {len(unknown)} systems of which none has ended yet"
-    return text
+        return f"how long is not known before a run of {', '.join(unknown)} has ended"
+    return f"about {known / 60:.1f} minutes, by the runs that are finished"
 
 
 def _json(unit: runs.Unit, name: str) -> Any:
@@ -218,10 +221,11 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "date": str(date.today()),
+        "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": f"{platform.platform()}, Python {platform.python_version()}", "definitions": protocol.DEFINITIONS,
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
-        | {"versions": next(iter(stamps.values()), {}).get("versions", {})},
+        | {"versions": ", ".join(sorted({f"{package} {number}" for stamp in stamps.values()
+                                         for package, number in stamp["versions"].items()}))},
         "speakers": speakers, "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)}
                                         for fold in chosen],
         "runs": sorted({unit.seed for unit in units}),
@@ -243,11 +247,11 @@ def _described(one: Planned, stamp: Mapping[str, Any]) -> dict[str, Any]:
     """What results.json says of a system."""
     values, system = one.exp.values, one.system
     encoder = system.encoder if system.needs.encoder else None
-    command = " ".join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
-                        *one.words[1:]])
+    command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
+                          *one.words[1:]])
     untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
     return {"head": values.get("head"), "layer": system.options.get("layer"),
-            "settings": {**system.options, "untrained_encoder": untrained},
+            "settings": {**system.options, **({"untrained_encoder": True} if untrained else {})},
             "encoder": None if encoder is None else encoder.fingerprint, "deterministic": system.deterministic,
             "trainable_parameters": stamp.get("trainable_parameters"), "command": command}
 
@@ -260,6 +264,8 @@ def main(argv: Sequence[str]) -> None:
     protocol.check_corpora(values, exp.given)
     systems = planned(exp)
     root = Path(values["output_folder"])
+    if values["test_corpus"] is not None and "output_folder" not in exp.given:
+        root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
     manifests = protocol.write_manifests(values, root / "manifests")
     rows, test_rows = protocol.prepared_rows(manifests, values)
     chosen = chosen_folds(rows, values)
@@ -272,7 +278,7 @@ def main(argv: Sequence[str]) -> None:
     errors = {}
     if todo:
         precompute(systems, rows, test_rows, values["num_workers"])
-        print(f"{len(todo)} runs, {values['jobs']} at a time, will take {expected(units, values['jobs'])}", flush=True)
+        print(f"{len(todo)} runs, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
         with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05, disable=exp.run_opts.noprogressbar) as bar:
             for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
                 bar.set_postfix_str(f"{unit.system} {unit.test}")

@@ -332,7 +332,7 @@ def protocol(results: Results, name: str = "") -> Section:
               [{"setting": key, "value": str(value)} for key, value in facts.items() if value not in ("", None)],
               {"setting": "{setting}", "value": "{value}"}, prose=True),
         Table(f"plan{suffix}", CAPTIONS["plan"], systems, {
-            "system": "{system}", "head": "{head}", "layer": "{layer:d}", "own settings": "{settings}",
+            "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "own settings": "{settings}",
             "encoder": "{encoder:s}", "command": "{command}"}, folded=True, prose=True)],
         [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
 

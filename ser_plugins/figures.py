@@ -255,7 +255,7 @@ def _panels(names: Sequence[str], xlabel: str, ylabel: str, share_x: bool = True
     """A small panel for each system."""
     columns = min(len(names), 6)
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(max(3.2, 1.75 * columns), 0.8 + 1.75 * rows), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.75 * columns), 0.8 + 1.75 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False).ravel().tolist()
     for axes in panels[len(names):]:
         axes.remove()

@@ -112,7 +112,7 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
            "--options", other)
     out = capsys.readouterr().out
     assert "6 runs, of which 2 are finished" in out
-    assert "4 runs, 1 at a time, will take the runs of 1 systems of which none has ended yet" in out
+    assert "4 runs, 1 at a time; how long is not known before a run of mp-1 has ended" in out
     assert len(folders(results)) == len(before) + 4
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
 
@@ -129,6 +129,7 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--plan", "[{hparams: mp.yaml, depth: 2}]"), OptionError, "no option '--depth'"),
     (("--plan", "[{hparams: mp.yaml, labels: [anger, neutral]}]"), OptionError, "labels is one for all systems"),
     (("--options", "{corpus: emodb}"), OptionError, "corpus is one for all systems"),
+    (("--test_corpus", "synthetic", "--test_data_folder", "x"), OptionError, "--folds goes without --test_corpus"),
     (("--runs", "0"), OptionError, "--runs.*1 or more"),
     (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask"),
 ])
