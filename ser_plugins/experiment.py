@@ -377,8 +377,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
             else:
                 old.unlink()
     elif any(folder.glob("save/CKPT*")) or any((folder / result).exists() for result in RESULTS):
-        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in settings.items()
-                     if stamped.get(key) != value]
+        changed = {key: value for key, value in settings.items() if stamped.get(key) != value}
+        plain = {key: value for key, value in changed.items() if not str(value).startswith("!")}  # objects follow them
+        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in (plain or changed).items()]
         if different:
             raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
                               "--output_folder, or throw that run away with --overwrite true")
