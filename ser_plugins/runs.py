@@ -51,6 +51,8 @@ class Unit:
         Of the corpus, and of another one that is tested.
     key : str
         Hash of the settings that its folder is named by.
+    home : str
+        The working directory, which relative paths start from.
     """
 
     system: str
@@ -61,6 +63,7 @@ class Unit:
     folder: str
     manifests: tuple[str, ...]
     key: str
+    home: str
 
     @property
     def finished(self) -> bool:
@@ -86,6 +89,7 @@ def run(unit: Unit) -> str | None:
     import torch
     from speechbrain.utils import logger
 
+    os.chdir(unit.home)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     started = time.perf_counter()
