@@ -135,8 +135,6 @@ def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> lis
     """The folds that the plan names."""
     every = protocol.all_folds(rows, {**values, "test_speaker": None})
     wanted = _names(values["folds"])
-    if wanted and values["test_corpus"] is not None:
-        raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
     return [folds.find(every, name) for name in wanted] or every
 
 
@@ -262,6 +260,8 @@ def main(argv: Sequence[str]) -> None:
     values = exp.values
     experiment.check_values(values, RULES)
     protocol.check_corpora(values, exp.given)
+    if _names(values["folds"]) and values["test_corpus"] is not None:
+        raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
     systems = planned(exp)
     root = Path(values["output_folder"])
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
