@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import protocol
 import speechbrain as sb
 from matplotlib.figure import Figure
 from probe_data import Subject, TrainedRNN, check_options, untrained, utterances
+from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
 import ser_plugins
@@ -37,7 +39,6 @@ from ser_plugins.store import Item
 
 logger = logging.getLogger(__name__)
 
-NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "overwrite", "num_workers")
 PACKAGES = ("ser_plugins", "torch", "speechbrain", "scikit-learn", "scipy", "numpy", "opensmile")
 
 
@@ -136,7 +137,8 @@ def main(argv: Sequence[str]) -> Path:
     folder = Path(values["output_folder"] or Path(values["output_root"]) / values["corpus"] / "probe"
                   / Path(values["encoder"]).name / f"seed-{values['seed']}")
     data = [[one.row.id, one.row.speaker, one.row.gender, one.row.emotion, one.row.text, one.key] for one in items]
-    settings = {"recipe": "probe"} | {key: value for key, value in values.items() if key not in NOT_SETTINGS} | {
+    own = {key: value for key, value in values.items() if key not in protocol.NOT_SETTINGS}
+    settings = {"recipe": "probe"} | own | {
         "data": fingerprint({"rows": sorted(data)}, {}), "version": ser_plugins.__version__,
         "encoder_fingerprint": encoders["trained"].fingerprint,
         "rnn_fingerprint": None if rnn is None else fingerprint({}, rnn.head.state_dict())}
@@ -146,7 +148,7 @@ def main(argv: Sequence[str]) -> Path:
     subjects = {name: Subject(encoder, values["store_folder"], values["first_frame"])
                 for name, encoder in encoders.items()}
     for subject in subjects.values():
-        subject.store.compute(items, exp.run_opts.device or "cpu", values["num_workers"])
+        subject.store.compute(items, exp.run_opts.device or infer_device(), values["num_workers"])
 
     content = {**analyse(subjects, rnn, items, values, folder), "settings": settings,
                "versions": {name: version(name) for name in PACKAGES}}

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import protocol
 import torch
 from tqdm import tqdm
 
-from ser_plugins import descriptors, experiment, inference, probing, registry, store
+from ser_plugins import descriptors, experiment, inference, probing, store
 from ser_plugins.augment import Variant
 from ser_plugins.contracts import Encoder, Needs
-from ser_plugins.corpora import manifest
 from ser_plugins.descriptors import NAMES
 from ser_plugins.errors import DataError, OptionError, unknown_name
 from ser_plugins.heads.rnn import RNN
@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 RULES: experiment.Rules = {
-    "labels": (lambda value: len(value or ()) > 1 and all(isinstance(label, str) for label in value),
-               "two names or more"),
+    "labels": protocol.LABELS_RULE,
     "pair": (lambda value: len(value or ()) > 1, "two labels or more"),
     "perplexity": (lambda value: value > 0, "above 0"),
     "first_frame": (lambda value: value >= 0, "0 s or more"),
@@ -49,17 +48,12 @@ def check_options(exp: experiment.Experiment) -> None:
             raise OptionError(f"--pair: {unknown_name('label', str(label), values['labels'], 'labels')}")
     if values["descriptor"] not in NAMES:
         raise OptionError(f"--descriptor: {unknown_name('descriptor', str(values['descriptor']), NAMES)}")
-    registry.find("corpora", str(values["corpus"]))
-    if values["corpus"] != "synthetic" and "data_folder" not in exp.given:
-        raise OptionError(f"where is corpus '{values['corpus']}'? give --data_folder FOLDER")
+    protocol.check_corpora(values, exp.given)
 
 
 def utterances(values: Mapping[str, Any]) -> list[store.Item]:
     """The utterances of the experiment's labels, undisturbed."""
-    path = manifest.prepare(values["corpus"], values["data_folder"], Path(values["output_root"]) / values["corpus"],
-                            values["corpus_options"])
-    print(manifest.report(path), flush=True)
-    rows = manifest.select(manifest.load(path), values["labels"])
+    rows, _ = protocol.prepare({**values, "test_corpus": None})
     return [store.item(row, key, Variant()) for row, key in zip(rows, store.audio_hashes(rows), strict=True)]
 
 
@@ -140,7 +134,7 @@ class Subject:
 
 def untrained(values: Mapping[str, Any], encoder: Encoder) -> Encoder | None:
     """The encoder's twin with random weights; None where none is wanted, or the plugin has none."""
-    if not values["control"]:
+    if not values["control"] or values["encoder"].startswith(inference.UNTRAINED):
         return None
     if not hasattr(type(encoder), "untrained"):
         logger.warning("no control: %s has no untrained twin", type(encoder).__name__)
@@ -168,9 +162,9 @@ class TrainedRNN:
         if recognizer.mods.encoder.fingerprint != encoder.fingerprint:
             raise OptionError(f"--rnn_run {folder} was trained on another encoder: give that one as --encoder")
         try:
-            protocol = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))["protocol"]
-            speakers = " ".join(protocol["fold"]["train"])
-            self.title = f"{protocol['system']}, trained on {protocol['settings']['corpus']} {speakers}"
+            stamp = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))["protocol"]
+            speakers = " ".join(stamp["fold"]["train"])
+            self.title = f"{stamp['system']}, trained on {stamp['settings']['corpus']} {speakers}"
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder} is no finished run of train_ser.py: metrics.json: {error}") from error
 

@@ -59,7 +59,7 @@ class System:
 def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
     """Refuses a corpus that does not exist, or whose folder nobody named."""
     for corpus, folder in (("corpus", "data_folder"), ("test_corpus", "test_data_folder")):
-        if values[corpus] is None:
+        if values.get(corpus) is None:  # not every recipe tests another corpus
             continue
         registry.find("corpora", str(values[corpus]))
         if values[corpus] != "synthetic" and folder not in given:

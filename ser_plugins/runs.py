@@ -1,4 +1,4 @@
-"""Many runs of recipes side by side: in processes of this machine, or on a Ray or Dask cluster, through joblib.
+"""Many runs of recipes side by side: in processes of this machine, by joblib, or on a Dask or Ray cluster.
 
 A worker needs this package, and the files of recipe and data under the same paths.
 """
