@@ -150,7 +150,8 @@ def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chose
                 folder = root / "runs" / name / f"test-{fold.test}" / f"seed-{seed}-{key}"
                 words = (*one.words, "--seed", str(seed), "--output_folder", str(folder))
                 units.append(runs.Unit(name, fold.test, seed, one.recipe, words, str(folder),
-                                       tuple(map(str, manifests)), key, str(Path.cwd())))
+                                       tuple(map(str, manifests)), key, str(Path.cwd()),
+                                       str(HERE)))
     return sorted(units, key=lambda unit: unit.seed)  # stable
 
 

@@ -28,7 +28,7 @@ from ser_plugins.files import write_atomically
 
 BACKENDS = ("loky", "ray", "dask")
 LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
-KILLED = "its process was killed twice; was the memory full? fewer --jobs need less"
+KILLED = "its process was killed more than once; was the memory full? fewer --jobs need less"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Unit:
         Of the corpus, and of another one that is tested.
     key : str
         Hash of the settings that its folder is named by.
-    home : str
-        The working directory, which relative paths start from.
+    home, recipes : str
+        The working directory, which relative paths start from, and the folder of the recipes, which others import.
     """
 
     system: str
@@ -64,6 +64,7 @@ class Unit:
     manifests: tuple[str, ...]
     key: str
     home: str
+    recipes: str
 
     @property
     def finished(self) -> bool:
@@ -90,6 +91,8 @@ def run(unit: Unit) -> str | None:
     from speechbrain.utils import logger
 
     os.chdir(unit.home)
+    if unit.recipes not in sys.path:
+        sys.path.insert(0, unit.recipes)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     started = time.perf_counter()
@@ -145,44 +148,30 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
         The backend's package is not installed.
     """
     try:
-        yield from _ray(units, jobs) if backend == "ray" else _joblib(units, jobs, backend)
+        yield from {"loky": _loky, "ray": _ray, "dask": _dask}[backend](units, jobs)
     except ImportError as error:
         raise OptionError(f"--backend {backend}: {error}; pip install 'ser_plugins[{backend}]'") from error
 
 
-def _joblib(units: Sequence[Unit], jobs: int, backend: str) -> Iterator[tuple[Unit, str | None]]:
+def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    with contextlib.ExitStack() as stack:
-        if backend == "dask":
-            from dask.distributed import Client
+    waiting, under_way = list(units), list[Unit]()
 
-            address = os.environ.get("DASK_SCHEDULER_ADDRESS")
-            client = stack.enter_context(Client(address) if address else Client(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=None))
-            threads = set(client.nthreads().values())
-            if threads - {1}:  # random numbers and standard output are a process's
-                raise OptionError(f"the Dask workers at {address} have {max(threads)} threads: start them with "
-                                  "--nthreads 1, and --nworkers for more at a time")
-        options = {"inner_max_num_threads": 1} if backend == "loky" else {}
-        stack.enter_context(parallel_config(backend, n_jobs=jobs, **options))
-        waiting, under_way = list(units), list[Unit]()
+    def started() -> Iterator[Any]:
+        while waiting:
+            under_way.append(waiting.pop(0))
+            yield delayed(_named)(under_way[-1])
 
-        def started() -> Iterator[Any]:
-            while waiting:
-                under_way.append(waiting.pop(0))
-                yield delayed(_named)(under_way[-1])
-
+    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
         while waiting:
             try:
                 parallel = Parallel(return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)
                 for unit, error in parallel(started()):
                     under_way.remove(unit)
                     yield unit, error
-            except Exception as error:
-                if not isinstance(error, TerminatedWorkerError) and type(error).__name__ != "KilledWorker":  # Dask's
-                    raise
+            except TerminatedWorkerError:
                 yield from map(_alone, under_way)
                 under_way.clear()
 
@@ -194,6 +183,25 @@ def _alone(unit: Unit) -> tuple[Unit, str | None]:
             return pool.submit(_named, unit).result()
         except BrokenProcessPool:
             return unit, KILLED
+
+
+def _dask(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
+    """By Dask's own interface: joblib's backend for it waits for ever where a worker is killed again and again."""
+    from dask.distributed import Client, KilledWorker, as_completed
+
+    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    with Client(address) if address else Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as client:
+        threads = set(client.nthreads().values())
+        if threads - {1}:  # random numbers and standard output are a process's
+            raise OptionError(f"the Dask workers at {address} have {max(threads)} threads: start them with "
+                              "--nthreads 1, and --nworkers for more at a time")
+        futures = {client.submit(_named, unit, pure=False): unit for unit in units}
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            else:
+                yield futures[future], KILLED if isinstance(error, KilledWorker) else str(error)
 
 
 def _ray(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
