@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 # setuptools builds the example plugin inside the tests, without fetching anything
-TEST = ["pytest>=8", "pytest-cov", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
+TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
 
 setup(
     name="ser_plugins",
