@@ -195,13 +195,20 @@ def _dask(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]
         if threads - {1}:  # random numbers and standard output are a process's
             raise OptionError(f"the Dask workers at {address} have {max(threads)} threads: start them with "
                               "--nthreads 1, and --nworkers for more at a time")
-        futures = {client.submit(_named, unit, pure=False): unit for unit in units}
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is None:
-                yield future.result()
-            else:
-                yield futures[future], KILLED if isinstance(error, KilledWorker) else str(error)
+        waiting, alone = list(units), False
+        while waiting:
+            suspects = list[Unit]()
+            for batch in [[unit] for unit in waiting] if alone else [waiting]:
+                futures = {client.submit(_named, unit, pure=False): unit for unit in batch}
+                for future in as_completed(list(futures)):
+                    unit, error = futures.pop(future), future.exception()
+                    if error is None:
+                        yield future.result()
+                    elif isinstance(error, KilledWorker) and not alone:
+                        suspects.append(unit)
+                    else:
+                        yield unit, KILLED if isinstance(error, KilledWorker) else str(error)
+            waiting, alone = suspects, True  # Dask blames all that a killed worker had been given: each by itself now
 
 
 def _ray(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
