@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import fcntl
 import json
+import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +34,17 @@ from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError
 from speechbrain.utils.run_opts import RunOptions
 
-from ser_plugins.errors import OptionError, SerError, unknown_name
+from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
 from ser_plugins.values import Rules, check_device, numeric, parse_value
+
+logger = logging.getLogger(__name__)
 
 NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently",
                 "ckpt_interval_minutes", "ckpt_interval_steps", "distributed_backend"}
 RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
+LOCK = ".settings.json.lock"  # of a run's folder; held by the process that trains it
+_LOCKED: list[int] = []  # its descriptor
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
 
@@ -341,6 +348,8 @@ def check_values(values: Mapping[str, Any], rules: Rules) -> None:
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Makes a run's folder, or takes up the run in it if that has the same settings or has trained nothing yet.
 
+    Other processes are kept out of it until this one ends or claims another.
+
     Arguments
     ---------
     folder : Path
@@ -353,38 +362,59 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     Raises
     ------
     OptionError
-        It holds a run with other settings, which are named; or it is not empty, and no run's.
+        It holds a run with other settings, which are named; it is not empty, and no run's; or another process is at it.
     DataError
         The folder cannot be written to.
     """
     stamp = folder / "settings.json"
+    if not stamp.is_file():
+        strangers = [path.name for path in (folder.iterdir() if folder.is_dir() else ())
+                     if not path.name.startswith(f".{stamp.name}")]  # its lock, and what a killed process left of it
+        if strangers:
+            raise OptionError(f"{folder} holds {sorted(strangers)[0]} and no {stamp.name}: it is no run's folder; "
+                              "give another --output_folder")
+    _lock(folder / LOCK)
     try:
         stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else None
     except ValueError:
         stamped = "no JSON"
     if stamped is not None and not (isinstance(stamped, dict) and stamped.get("recipe") == settings["recipe"]):
         raise OptionError(f"{stamp} was not written by this recipe: {folder} is no run's folder; give another one")
-    if stamped is None:
-        strangers = [path.name for path in (folder.iterdir() if folder.is_dir() else ())
-                     if not path.name.startswith(f".{stamp.name}")]  # what a killed process left of the stamp
-        if strangers:
-            raise OptionError(f"{folder} holds {sorted(strangers)[0]} and no {stamp.name}: it is no run's folder; "
-                              "give another --output_folder")
-    elif overwrite:
-        for old in sorted(folder.iterdir(), key=lambda path: path == stamp):  # the stamp goes last, in case of a kill
+    if overwrite:
+        old_first = sorted(folder.iterdir(), key=lambda path: path == stamp)  # the stamp goes last, in case of a kill
+        for old in (path for path in old_first if path.name != LOCK):
             if old.is_dir():
                 shutil.rmtree(old)
             else:
                 old.unlink()
     elif any(folder.glob("save/CKPT*")) or any((folder / result).exists() for result in RESULTS):
-        changed = {key: value for key, value in settings.items() if stamped.get(key) != value}
+        old_values = stamped or {}
+        changed = {key: value for key, value in settings.items() if old_values.get(key) != value}
         plain = {key: value for key, value in changed.items() if not str(value).startswith("!")}  # objects follow them
-        different = [f"{key} {stamped.get(key)!r} → {value!r}" for key, value in (plain or changed).items()]
+        different = [f"{key} {old_values.get(key)!r} → {value!r}" for key, value in (plain or changed).items()]
         if different:
             raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
                               "--output_folder, or throw that run away with --overwrite true")
         return
     write_atomically(stamp, lambda file: json.dump(settings, file, indent=2))
+
+
+def _lock(path: Path) -> None:
+    """Locks a file until this process ends, however it does, or locks another: it trains one run at a time."""
+    while _LOCKED:
+        os.close(_LOCKED.pop())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _LOCKED.append(os.open(path, os.O_RDWR | os.O_CREAT))
+        fcntl.lockf(_LOCKED[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES) and _LOCKED:
+            raise OptionError(f"another process trains the run in {path.parent}: let it end, or give another "
+                              "--output_folder") from error
+        if not _LOCKED:
+            raise DataError(f"{path.parent} cannot be made: {error.strerror}; is the folder writable and the disk not "
+                            "full?") from error
+        logger.warning("%s cannot be locked (%s): start no second process on this run", path, error.strerror)
 
 
 def storage_error(error: Exception) -> str:

@@ -300,7 +300,7 @@ def test_a_bad_encoder(train, tones, tiny_encoder, tmp_path, spoil, error, messa
 @pytest.mark.parametrize(("option", "message"), [
     ("--output_root", "manifest.csv cannot be written: Not a directory"),
     ("--store_folder", "store folder .* cannot be made: Not a directory"),
-    ("--output_folder", "settings.json cannot be written: Not a directory"),
+    ("--output_folder", "file/folder cannot be made: Not a directory"),
 ])
 def test_a_folder_that_cannot_be_made(train, tones, tmp_path, option, message):
     tones()

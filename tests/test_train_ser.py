@@ -294,6 +294,24 @@ def test_a_folder_of_other_things_is_no_runs(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years"
 
 
+def test_a_run_has_one_process_at_a_time(tmp_path):
+    """The lock goes with the process that holds it, however that ends."""
+    folder, settings = tmp_path / "run", {"layer": 1, "recipe": "train_ser"}
+    experiment.claim_folder(folder, settings, overwrite=False)
+    experiment.claim_folder(tmp_path / "next", settings, overwrite=False)  # lets go of the first
+    code = ("import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+            "print('locked', flush=True)\ntime.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code, str(folder / experiment.LOCK)], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    for overwrite in (False, True):
+        with pytest.raises(OptionError, match=r"another process trains the run in .*run: let it end"):
+            experiment.claim_folder(folder, settings, overwrite)
+    other.kill()
+    other.communicate()
+    experiment.claim_folder(folder, settings, overwrite=True)
+    assert json.loads((folder / "settings.json").read_text()) == settings
+
+
 def test_a_run_that_has_trained_nothing_takes_other_settings(tmp_path):
     folder = tmp_path / "run"
     for layer in (1, 2):
