@@ -16,6 +16,7 @@ import gzip
 import io
 import json
 import platform
+import re
 import shlex
 import sys
 from collections import Counter
@@ -193,8 +194,10 @@ def _json(unit: runs.Unit, name: str) -> Any:
 
 
 def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
-            errors: Mapping[runs.Unit, str], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]) -> None:
+            errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
+            chosen: Sequence[folds.Fold]) -> None:
     """Writes ``results.json`` and ``predictions.csv.gz``."""
+    rows = test_rows or corpus_rows
     table, about = [], []
     stamps: dict[str, dict[str, Any]] = {}
     for unit in units:
@@ -225,8 +228,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
         | {"versions": ", ".join(sorted({f"{package} {number}" for stamp in stamps.values()
                                          for package, number in stamp["versions"].items()}))},
-        "speakers": speakers, "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)}
-                                        for fold in chosen],
+        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen),
+        "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "runs": sorted({unit.seed for unit in units}),
         "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}
     header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]
@@ -235,6 +238,22 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
     packed = gzip.compress(buffer.getvalue().encode(), mtime=0)  # the same bytes for the same predictions
     write_atomically(root / "predictions.csv.gz", lambda file: file.write(packed), binary=True)
     write_atomically(root / "results.json", lambda file: json.dump(content, file, indent=1))
+
+
+def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]
+              ) -> dict[str, int] | None:
+    """How many sentences are trained on, tested, and both in one fold; None where an utterance has no transcript."""
+    if not all(row.text for row in (*rows, *test_rows)):
+        return None
+    said: dict[str, set[str]] = {}  # by each speaker
+    for row in (*rows, *test_rows):
+        said.setdefault(row.speaker, set()).add(" ".join(re.findall(r"\w+", row.text.casefold())))
+    foreign = {row.speaker for row in test_rows}
+    parts = [(set().union(*(said[speaker] for speaker in fold.train)),
+              set().union(*(said[speaker] for speaker in foreign or {fold.test}))) for fold in chosen]
+    return {"trained": len(set().union(*(trained for trained, _ in parts))),
+            "tested": len(set().union(*(tested for _, tested in parts))),
+            "both": len(set().union(*(trained & tested for trained, tested in parts)))}
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -286,7 +305,7 @@ def main(argv: Sequence[str]) -> None:
                 bar.update()
                 if error is not None:
                     errors[unit] = error
-    collect(root, exp, systems, units, errors, test_rows or rows, chosen)
+    collect(root, exp, systems, units, errors, rows, test_rows, chosen)
     print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
           f"tables and figures: python recipes/report.py {root}")
     for unit, error in errors.items():

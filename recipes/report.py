@@ -321,6 +321,7 @@ def protocol(results: Results, name: str = "") -> Section:
     utterances = sum(sum(one.get("counts", {}).values()) for one in about["speakers"].values())
     languages = [about[key] for key in ("language", "test_language") if about.get(key)]
     facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
+             "sentences": told_sentences(about["sentences"]) if about.get("sentences") else None,
              "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
              "folds": len(about["folds"]), "seeds": ", ".join(map(str, about["runs"])), "date": about["date"],
              "machine": about["machine"], **about["protocol"]}
@@ -358,7 +359,7 @@ def across_corpora(cells: Mapping[tuple[str, str], Results]) -> Section:
 
 
 def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
-    """Sentences on languages, labels and speakers that differ."""
+    """What is said of languages, sentences, labels and speakers that differ."""
     text = []
     first: dict[str, Results] = {}
     for results in cells.values():
@@ -366,6 +367,8 @@ def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
         ours, theirs = about.get("language"), about.get("test_language")
         if ours and theirs and ours != theirs:
             text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
+        if results.corpora[0] != results.corpora[1] and about.get("sentences"):
+            text.append(f"{results.title}: of {told_sentences(about['sentences'])}.")
         heard = {label for one in about["speakers"].values()
                  for label, count in one.get("counts", {}).items() if count}
         lacking = [label for label in results.labels if label not in heard]
@@ -376,6 +379,18 @@ def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
             text.append(f"{results.title} and {other.title}: only one tests {', '.join(odd)}; the two cells are "
                         "not of one test set.")
     return text
+
+
+def told_sentences(counts: Mapping[str, int]) -> str:
+    """Which sentences a system may know by heart.
+
+    Example
+    -------
+    >>> told_sentences({"trained": 10, "tested": 2, "both": 0})
+    '2 tested sentences, none is among the 10 of the training'
+    """
+    both = {0: "none is", counts["tested"]: "all are"}.get(counts["both"], f"{counts['both']} are")
+    return f"{counts['tested']} tested sentences, {both} among the {counts['trained']} of the training"
 
 
 def by_corpora(folders: Sequence[Results]) -> dict[tuple[str, str], Results]:

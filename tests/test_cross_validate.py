@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cross_validate
 import pytest
@@ -18,7 +19,7 @@ import report
 import train_sklearn
 from sklearn.metrics import balanced_accuracy_score
 
-from ser_plugins import runs
+from ser_plugins import folds, runs
 from ser_plugins.errors import OptionError, PluginError
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,9 @@ def folders(root):
 def test_every_system_fold_and_seed_runs_once(results):
     found = content(results)
     assert list(found["systems"]) == ["most-frequent", "random", "mp-1", "mp-3", "rnn-2"]
+    with open(next(results.glob("manifests/**/manifest.csv")), encoding="utf-8", newline="") as file:
+        texts = {row["text"].casefold() for row in csv.DictReader(file) if row["speaker"] in ("S01", "S03")}
+    assert found["sentences"]["tested"] == len(texts)
     wanted = {(system, test, seed) for system in found["systems"] for test in ("S01", "S03") for seed in (1, 2)
               if (system, seed) != ("most-frequent", 2)}
     units = [(unit["system"], unit["test"], unit["seed"]) for unit in found["units"]]
@@ -162,6 +166,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(recipe, plan, results,
 KILLED = """
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 import protocol
 from train_sklearn import build, load, main
 from train_sklearn import train as _train
@@ -236,6 +241,23 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
     assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
     report.main([str(tmp_path)])
     assert "csv → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+
+
+def said(**texts):
+    """One row for each sentence that a speaker says."""
+    return [SimpleNamespace(speaker=speaker, text=text) for speaker, own in texts.items() for text in own]
+
+
+def test_sentences_are_counted_where_a_fold_trains_and_tests_them():
+    rows = said(a=["Das Tuch.", "Sieben"], b=["das  tuch"], c=["Der Lappen"])
+    fold = folds.Fold("a", "c", ("b",))
+    assert cross_validate.sentences(rows, [], [fold]) == {"trained": 1, "tested": 2, "both": 1}
+    assert cross_validate.sentences(rows, [], [fold, folds.Fold("b", "c", ("a",))]) == {
+        "trained": 2, "tested": 2, "both": 1}
+    other = said(x=["Kids are talking"], y=["Dogs are sitting"])
+    assert cross_validate.sentences(rows, other, [folds.Fold("x", "c", ("a", "b"))]) == {
+        "trained": 2, "tested": 2, "both": 0}
+    assert cross_validate.sentences(rows, said(x=[""]), [folds.Fold("x", "c", ("a", "b"))]) is None
 
 
 def test_the_report_reads_what_is_written(results):

@@ -197,6 +197,15 @@ def test_the_matrix_of_corpora(corpora, tmp_path):
     assert (page.parent / "protocol_emodb_ravdess.csv").is_file()
 
 
+def test_the_sentences_of_another_corpus_are_told(corpora):
+    content = json.loads((corpora[1] / "results.json").read_text())
+    content["sentences"] = {"trained": 10, "tested": 2, "both": 0}
+    (corpora[1] / "results.json").write_text(json.dumps(content))
+    text = Page(report.main([*map(str, corpora)])).text
+    assert "emodb → ravdess: of 2 tested sentences, none is among the 10 of the training." in text
+    assert "2 tested sentences, none is" in Page(report.main([str(corpora[1])])).text
+
+
 def test_a_label_without_utterances_is_told(corpora):
     content = json.loads((corpora[1] / "results.json").read_text())
     for one in content["speakers"].values():
