@@ -36,7 +36,7 @@ from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
 from ser_plugins.files import write_atomically
-from ser_plugins.inference import UNTRAINED, load_encoder
+from ser_plugins.inference import UNTRAINED
 
 HERE = Path(__file__).parent
 SWEPT = ("layer", "units")  # options of which a system of the plan may have several values
@@ -90,7 +90,7 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     for entry in values["plan"]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
-        layers = len(load_encoder(entry.get("encoder", values["encoder"])).layer_dims) if "layer" in entry else 0
+        layers = len(protocol.encoder_of(entry.get("encoder", values["encoder"])).layer_dims) if "layer" in entry else 0
         for options in sweep(entry, layers):
             one = _planned(exp, options)
             if one.system.name in found:

@@ -7,16 +7,17 @@ with the protocol's stamp.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ser_plugins import augment, experiment, folds, metrics, predictions, registry, store
+from ser_plugins import augment, experiment, folds, inference, metrics, predictions, registry, store
 from ser_plugins.contracts import Encoder, FeatureExtractor, Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
@@ -64,6 +65,26 @@ def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
         registry.find("corpora", str(values[corpus]))
         if values[corpus] != "synthetic" and folder not in given:
             raise OptionError(f"where is corpus '{values[corpus]}'? give --{folder} FOLDER")
+
+
+def encoder_of(source: str) -> Encoder:
+    """The frozen encoder of this name or folder, loaded once in a process; it is shared, so leave it as it is.
+
+    Raises
+    ------
+    PluginError, DataError
+        As of `inference.load_encoder`.
+    """
+    name = source.removeprefix(inference.UNTRAINED)
+    if name in registry.installed("encoders"):
+        return _encoder(source, registry.load("encoders", name))
+    files = sorted(path for path in Path(name).glob("*") if path.is_file())
+    return _encoder(source, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@functools.lru_cache(8)
+def _encoder(source: str, _state: Hashable) -> Encoder:
+    return inference.load_encoder(source)
 
 
 def run_folder(values: Mapping[str, Any], system: str, fold: folds.Fold) -> Path:

@@ -165,7 +165,7 @@ def build(exp: experiment.Experiment) -> protocol.System:
     options = head_options(values, exp.given)
     head_class = registry.load("heads", values["head"])
     extractor = registry.create("features", values["features"], feature_options(values))
-    encoder = inference.load_encoder(values["encoder"])
+    encoder = protocol.encoder_of(values["encoder"])
     defaults = {name: parameter.default for name, parameter in registry.arguments(head_class).items()}
     try:
         needs = head_class.needs.resolve({**defaults, **options}, len(encoder.layer_dims))
