@@ -10,8 +10,10 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
+HUGGINGFACE = ["transformers>=4.50"]  # which SpeechBrain's integrations need
 # setuptools builds the example plugin inside the tests, without fetching anything
-TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
+TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK,
+        *HUGGINGFACE]
 
 setup(
     name="ser_plugins",
@@ -50,6 +52,7 @@ setup(
         "synthetic": SYNTHETIC,
         "ray": RAY,
         "dask": DASK,
+        "huggingface": HUGGINGFACE,
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
@@ -68,15 +71,23 @@ setup(
             "voxforge = ser_plugins.corpora.voxforge:VoxForge",
         ],
         "ser_plugins.features": [
+            "egemaps = ser_plugins.features.egemaps:EGeMAPS",
+            "logmel = ser_plugins.features.logmel:LogMel",
             "mfcc_pitch = ser_plugins.features.mfcc_pitch:MFCCPitch",
             "spectrogram = ser_plugins.features.spectrogram:Spectrogram",
         ],
-        "ser_plugins.encoders": ["deepspeech2 = ser_plugins.encoders.deepspeech2:DeepSpeech2"],
+        "ser_plugins.encoders": [
+            "deepspeech2 = ser_plugins.encoders.deepspeech2:DeepSpeech2",
+            "huggingface = ser_plugins.encoders.huggingface:HuggingFace",
+        ],
         "ser_plugins.heads": [
+            "attention_pool = ser_plugins.heads.attention_pool:AttentionPool",
             "baseline = ser_plugins.heads.baseline:Baseline",
+            "linguistic = ser_plugins.heads.linguistic:Linguistic",
             "mp = ser_plugins.heads.mp:MeanPooling",
             "progressive = ser_plugins.heads.progressive:Progressive",
             "rnn = ser_plugins.heads.rnn:RNN",
+            "weighted_layers = ser_plugins.heads.weighted_layers:WeightedLayers",
         ],
     },
 )

@@ -167,7 +167,8 @@ def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], tes
         old = merged[parts][0] if parts in merged else Needs()
         merged[parts] = (Needs(features=old.features or needs.features,
                                sequences=tuple(sorted({*numbers(old.sequences), *numbers(needs.sequences)})),
-                               means=tuple(sorted({*numbers(old.means), *numbers(needs.means)}))), one)
+                               means=tuple(sorted({*numbers(old.means), *numbers(needs.means)})),
+                               log_probs=old.log_probs or needs.log_probs), one)
     for needs, one in merged.values():
         values = {"tempi": [], "gain": [0, 0]} | one.exp.values | {"num_workers": workers}
         stored = store.Store(values["store_folder"], needs, one.system.extractor, one.system.encoder)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from ser_plugins import batches, experiment, folds, inference, registry, store
 from ser_plugins.checkpoints import AtomicCheckpointer
-from ser_plugins.contracts import HeadInputs
+from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError
 
@@ -146,7 +146,7 @@ def head_options(values: Mapping[str, Any], given: frozenset[str]) -> dict[str, 
     known = registry.arguments(registry.load("heads", values["head"]))
     unused = [key for key in FLAT_HEAD_OPTIONS if key in given and key not in known]
     if unused:
-        own = [key for key in known if key not in ("feature_dim", "layer_dims", "num_classes")]
+        own = [key for key in known if key not in FILLED_IN]
         raise OptionError(f"head '{values['head']}' takes no '{unused[0]}'; its arguments are {', '.join(own)}")
     defaults = {key: known[key].default for key in FLAT_HEAD_OPTIONS if key in known}
     flat = {key: values[key] for key in defaults if values[key] is not None}
@@ -172,8 +172,7 @@ def build(exp: experiment.Experiment) -> protocol.System:
     except ValueError as error:
         raise OptionError(f"head '{values['head']}': {error}") from error
     torch.manual_seed(values["seed"])
-    head = registry.create("heads", values["head"], options, {
-        "feature_dim": extractor.dim, "layer_dims": encoder.layer_dims, "num_classes": len(values["labels"])})
+    head = registry.create("heads", values["head"], options, head_sizes(extractor, encoder, len(values["labels"])))
     name = system_name(values["head"], options, values["encoder"] if needs.encoder else None)
     return protocol.System("train_ser", name, head, needs, extractor, encoder, options, foreign_code(values["head"]))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.audio import SAMPLE_RATE as SAMPLE_RATE  # plugins take it from here
-from ser_plugins.errors import PluginError
+from ser_plugins.errors import DataError, PluginError
 
 
 def length_mask(lengths: Tensor, time: int) -> Tensor:
@@ -115,12 +115,26 @@ class Encoding:
     ---------
     layers : tuple[Frames, ...]
         The representation of layer 1, 2, …, L; ``layers[k - 1]`` is the paper's layer k.
-    log_probs : Frames
-        CTC log-probabilities over the alphabet, blank first.
+    ctc : Frames, optional
+        CTC log-probabilities over the alphabet, blank first; None of an encoder without a CTC output.
     """
 
     layers: tuple[Frames, ...]
-    log_probs: Frames
+    ctc: Frames | None = None
+
+    @property
+    def log_probs(self) -> Frames:
+        """The CTC log-probabilities.
+
+        Raises
+        ------
+        DataError
+            The encoder has none.
+        """
+        if self.ctc is None:
+            raise DataError("this encoder has no CTC output: it gives neither a transcript nor probabilities of "
+                            "letters; take one that was trained with CTC")
+        return self.ctc
 
 
 class _AskedFor(dict[int, Any]):
@@ -143,11 +157,14 @@ class HeadInputs:
         Layer number → the frames of that encoder layer.
     means : Mapping[int, Tensor]
         Layer number → the mean over time of that encoder layer, ``[batch, dim]``.
+    log_probs : Frames, optional
+        CTC log-probabilities, blank first; zero beyond each length, as all `Frames` are.
     """
 
     features: Frames | None = None
     sequences: Mapping[int, Frames] = field(default_factory=dict)
     means: Mapping[int, Tensor] = field(default_factory=dict)
+    log_probs: Frames | None = None
 
     def __post_init__(self) -> None:
         for name in ("sequences", "means"):
@@ -159,13 +176,15 @@ class HeadInputs:
             None if self.features is None else self.features.to(device),
             {layer: frames.to(device) for layer, frames in self.sequences.items()},
             {layer: mean.to(device) for layer, mean in self.means.items()},
+            None if self.log_probs is None else self.log_probs.to(device),
         )
 
     @property
     def device(self) -> torch.device:
         """Where the first tensor lies."""
-        if self.features is not None:
-            return self.features.data.device
+        for frames in (self.features, self.log_probs):
+            if frames is not None:
+                return frames.data.device
         tensors = [frames.data for frames in self.sequences.values()] + list(self.means.values())
         return tensors[0].device
 
@@ -194,11 +213,14 @@ class Needs:
         Encoder layers whose frames it reads.
     means : int | str | tuple[int, ...]
         Encoder layers whose mean over time it reads.
+    log_probs : bool
+        Whether it reads the CTC log-probabilities.
     """
 
     features: bool = False
     sequences: LayerChoice = ()
     means: LayerChoice = ()
+    log_probs: bool = False
 
     def resolve(self, arguments: Mapping[str, Any], num_layers: int) -> Needs:
         """The same with layer numbers in place of names.
@@ -223,7 +245,7 @@ class Needs:
         Example
         -------
         >>> Needs(features=True, means="layer").resolve({"layer": 2}, num_layers=5)
-        Needs(features=True, sequences=(), means=(2,))
+        Needs(features=True, sequences=(), means=(2,), log_probs=False)
         """
 
         def resolved(choice: Any) -> tuple[int, ...]:
@@ -238,7 +260,7 @@ class Needs:
                 raise ValueError(f"layer {wrong[0]!r} does not exist: the encoder has layers 1 to {num_layers}")
             return tuple(sorted(set(layers)))
 
-        return Needs(self.features, resolved(self.sequences), resolved(self.means))
+        return Needs(self.features, resolved(self.sequences), resolved(self.means), self.log_probs)
 
     def take(self, features: Frames | None, encoding: Encoding | None) -> HeadInputs:
         """What a head with these (resolved) needs gets of an extractor's and an encoder's output."""
@@ -246,20 +268,22 @@ class Needs:
             features if self.features else None,
             {layer: encoding.layers[layer - 1] for layer in numbers(self.sequences)} if encoding else {},
             {layer: encoding.layers[layer - 1].mean() for layer in numbers(self.means)} if encoding else {},
+            encoding.log_probs if encoding and self.log_probs else None,
         )
 
     @property
     def encoder(self) -> bool:
-        """Whether any encoder layer is needed."""
-        return self.sequences != () or self.means != ()
+        """Whether any output of the encoder is needed."""
+        return self.sequences != () or self.means != () or self.log_probs
 
 
 class Head(nn.Module, ABC):
     """Maps what it `needs` to logits.
 
-    The constructor names every argument. Three of them are filled in by the toolkit where the head names them:
-    ``feature_dim`` (int, size of a feature frame), ``layer_dims`` (sequence of int, size of each encoder layer) and
-    ``num_classes`` (int). The others are the user's options, each with a default.
+    The constructor names every argument. Four of them are filled in by the toolkit where the head names them:
+    ``feature_dim`` (int, size of a feature frame), ``layer_dims`` (sequence of int, size of each encoder layer),
+    ``vocabulary`` (int, tokens of the CTC output) and ``num_classes`` (int). The others are the user's options, each
+    with a default.
     """
 
     needs: Needs
@@ -305,16 +329,23 @@ class Encoder(nn.Module, ABC):
     """A pretrained speech recogniser. It is frozen by `freeze`; preprocessing is part of it.
 
     ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers;
-    ``rate`` is frames per second of every layer.
+    ``rate`` is frames per second of every layer. ``vocabulary`` is the number of tokens of the CTC output, blank
+    included; 0, the default, where there is none.
     """
 
     layer_dims: tuple[int, ...]
     rate: float
+    vocabulary: int = 0
 
     @classmethod
     @abstractmethod
     def from_pretrained(cls, source: str | Path | None = None) -> Encoder:
         """Loads a trained encoder from a folder; None is the plugin's own default."""
+
+    @classmethod
+    def example(cls) -> Encoder:
+        """What is checked against the contract: the plugin's default; another where a plugin has no default."""
+        return cls.from_pretrained()
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Encoding:
@@ -332,6 +363,14 @@ class Encoder(nn.Module, ABC):
     def freeze(self) -> Encoder:
         """Evaluation mode and no gradients, for good."""
         return self.eval().requires_grad_(False)
+
+
+FILLED_IN = ("feature_dim", "layer_dims", "vocabulary", "num_classes")  # arguments of a head that the toolkit gives
+
+
+def head_sizes(extractor: FeatureExtractor, encoder: Encoder, num_classes: int) -> dict[str, Any]:
+    """The values of `FILLED_IN`."""
+    return dict(zip(FILLED_IN, (extractor.dim, encoder.layer_dims, encoder.vocabulary, num_classes), strict=True))
 
 
 def class_name(part: object) -> str:

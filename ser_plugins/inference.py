@@ -22,7 +22,7 @@ from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor
 
 from ser_plugins import audio, registry
-from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head
+from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head, head_sizes
 from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, decoder
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.files import write_atomically
@@ -260,8 +260,8 @@ class EmotionRecognizer(SpeechRecognizer):
                 if part.fingerprint != config[f"{name}_fingerprint"]:
                     raise DataError(f"{folder}: the {name} '{config[name]}' installed here differs from the one that "
                                     "the head was trained on; the model would give other numbers")
-            head = registry.create("heads", config["head"], config["head_options"], {
-                "feature_dim": extractor.dim, "layer_dims": encoder.layer_dims, "num_classes": len(config["labels"])})
+            head = registry.create("heads", config["head"], config["head_options"],
+                                   head_sizes(extractor, encoder, len(config["labels"])))
         except KeyError as error:
             raise DataError(f"{folder / 'model.json'} is corrupt: {error} is missing") from error
         _load_head(head, folder / "head.safetensors")

@@ -88,12 +88,27 @@ def load(group: str, name: str) -> Any:
     origin = f"{SINGULAR[group]} '{name}' of {distribution(entry)} ({entry.value})"
     try:
         plugin = entry.load()
-    except Exception as error:  # a stranger's module may raise anything
-        raise PluginError(f"{origin} does not load: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        raise PluginError(f"{origin} does not load: {failure(error)}") from error
     if not isinstance(plugin, type):
         raise PluginError(f"{origin} is no class but of type {type(plugin).__name__}")
     logger.debug("%s", origin)
     return plugin
+
+
+def failure(error: BaseException) -> str:
+    """What a plugin's code raised, in words; a package that is missing is named as such.
+
+    Example
+    -------
+    >>> failure(ModuleNotFoundError("No module named 'parselmouth'", name="parselmouth"))
+    "it needs the package 'parselmouth', which is not installed here"
+    >>> failure(ValueError("too small"))
+    'it raises ValueError: too small'
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package '{error.name.partition('.')[0]}', which is not installed here"
+    return f"it raises {type(error).__name__}: {error}"
 
 
 def arguments(plugin: type) -> dict[str, inspect.Parameter]:
@@ -146,7 +161,7 @@ def create(group: str, name: str, options: Mapping[str, Any] | None = None,
                                            owner=f"{SINGULAR[group]} '{name}'"))
     try:
         _check_types(plugin, options)
-        _check_layers(plugin, options, offered)
+        _check_needs(plugin, options, context or {})
         return plugin(**offered, **options)
     except (TypeError, ValueError) as error:
         raise OptionError(f"{SINGULAR[group]} '{name}': {error}") from error
@@ -171,8 +186,11 @@ def _check_types(plugin: type, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{option} must be {names}, not {type(value).__name__} {value!r}")
 
 
-def _check_layers(plugin: Any, options: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
-    """Refuses a layer that the encoder does not have, before a head indexes its sizes with it."""
+def _check_needs(plugin: Any, options: Mapping[str, Any], offered: Mapping[str, Any]) -> None:
+    """Refuses a layer or an output that the encoder does not have, before a head indexes its sizes with it."""
     if hasattr(plugin, "needs") and "layer_dims" in offered:
         defaults = {key: argument.default for key, argument in arguments(plugin).items()}
-        plugin.needs.resolve({**defaults, **options}, len(offered["layer_dims"]))
+        needs = plugin.needs.resolve({**defaults, **options}, len(offered["layer_dims"]))
+        if needs.log_probs and not offered.get("vocabulary"):
+            raise ValueError("it reads CTC log-probabilities, and this encoder has no CTC output: take another "
+                             "--encoder or another --head")

@@ -3,7 +3,8 @@
 An array lies at ``STORE/<fingerprint>/<kind>/<key>.npy``. The fingerprint is that of the extractor or encoder, weights
 and settings included; the key is a hash of the audio file's bytes, the segment and the variant. So a stale value cannot
 be found, and runs, folds and corpora share what they have in common. Kinds: ``features`` (float32, ``[time, dim]``),
-``means`` (float32, those of all layers one after the other) and ``layer1``, ``layer2``, … (float16, ``[time, dim]``).
+``means`` (float32, those of all layers one after the other), ``layer1``, ``layer2``, … (float16, ``[time, dim]``) and
+``log_probs`` (float32, ``[time, tokens]``).
 A file gets its name when it is whole, so that a killed process leaves nothing half-written and several may write.
 """
 
@@ -114,6 +115,7 @@ class Store:
             self.kinds["features"] = Path(folder) / self.extractor.fingerprint / "features"
         if self.encoder is not None:
             names = [f"layer{layer}" for layer in numbers(needs.sequences)] + (["means"] if needs.means else [])
+            names += ["log_probs"] if needs.log_probs else []
             root = Path(folder) / self.encoder.fingerprint
             self.kinds.update({name: root / name for name in names})
         try:
@@ -213,6 +215,9 @@ class Store:
             means = torch.cat([frames.mean() for frames in encoding.layers], dim=1)  # [batch, sum of the layers' dims]
             for one, values in zip(items, means, strict=True):
                 self.write("means", one, values)
+        if self.needs.log_probs:
+            for one, frames in zip(items, encoding.log_probs.unpad(), strict=True):
+                self.write("log_probs", one, frames)
         return []
 
     def write(self, kind: str, one: Item, values: Tensor) -> None:
@@ -236,7 +241,9 @@ class Store:
         sequences = {layer: Frames.from_list([self.read(f"layer{layer}", one) for one in items], self._rate())
                      for layer in numbers(self.needs.sequences)}
         means = {layer: torch.stack([self._means(one)[layer] for one in items]) for layer in numbers(self.needs.means)}
-        return HeadInputs(features, sequences, means)
+        log_probs = (Frames.from_list([self.read("log_probs", one) for one in items], self._rate())
+                     if self.needs.log_probs else None)
+        return HeadInputs(features, sequences, means, log_probs)
 
     def _means(self, one: Item) -> dict[int, Tensor]:
         """Means of the needed layers; they are small, and stay in memory."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ser_plugins.contracts import Encoder, Encoding, Frames
 from ser_plugins.testing.rules import (
+    UNSTEADY,
     Rule,
     require,
     require_close,
@@ -21,7 +22,7 @@ from ser_plugins.testing.rules import (
 
 
 class EncoderCase:
-    """A frozen encoder: a copy of the one given, or the plugin's default."""
+    """A frozen encoder: a copy of the one given, or the plugin's example."""
 
     def __init__(self, plugin: Encoder | type[Encoder]) -> None:
         self.plugin = plugin if isinstance(plugin, type) else type(plugin)
@@ -31,7 +32,7 @@ class EncoderCase:
     def encoder(self) -> Encoder:
         """The encoder, frozen; loaded on first use."""
         if self._given is None:
-            self._given = self.plugin.from_pretrained()
+            self._given = self.plugin.example()
         return self._given.freeze()
 
     def encode(self, items: Sequence[int] = (0, 1, 2)) -> Encoding:
@@ -40,7 +41,7 @@ class EncoderCase:
 
 
 def encoder_loads(case: EncoderCase) -> None:
-    """`from_pretrained()` loads the encoder's own default."""
+    """`example()`, by default `from_pretrained()`, gives an encoder."""
     require(isinstance(case.encoder, Encoder), f"it gives a {type(case.encoder).__name__}")
 
 
@@ -51,11 +52,18 @@ def encoder_frozen(case: EncoderCase) -> None:
     require(not trainable, f"{len(trainable)} parameters still want gradients, e.g. {trainable[:1]}")
     training = [name for name, module in encoder.named_modules() if module.training]
     require(not training, f"{len(training)} modules are in training mode, e.g. {training[:1]}")
-    require(not case.encode().log_probs.data.requires_grad, "log_probs still carry a gradient")
+    for what, frames in _outputs(case.encode()).items():
+        require(not frames.data.requires_grad, f"{what} still carries a gradient")
+
+
+def _outputs(encoding: Encoding) -> dict[str, Frames]:
+    """Every layer, and the CTC log-probabilities where there are any, by name."""
+    layers = {f"layer {number}": frames for number, frames in enumerate(encoding.layers, start=1)}
+    return layers if encoding.ctc is None else {**layers, "log_probs": encoding.ctc}
 
 
 def encoder_layers(case: EncoderCase) -> None:
-    """One pass gives the Frames of every layer in `layer_dims` and the CTC log-probabilities."""
+    """One pass gives the Frames of every layer in `layer_dims`, and log-probabilities of `vocabulary` tokens if any."""
     encoding, dims = case.encode(), case.encoder.layer_dims
     _, samples = speech()
     require(isinstance(encoding, Encoding), f"forward returns a {type(encoding).__name__}")
@@ -63,8 +71,12 @@ def encoder_layers(case: EncoderCase) -> None:
     for number, (frames, dim) in enumerate(zip(encoding.layers, dims, strict=True), start=1):
         require_frames(frames, dim, len(samples), f"layer {number}")
         require_durations(frames, samples, f"layer {number}")
-    require_frames(encoding.log_probs, encoding.log_probs.data.shape[-1], len(samples), "log_probs")
-    require_durations(encoding.log_probs, samples, "log_probs")
+    vocabulary = case.encoder.vocabulary
+    require((encoding.ctc is None) == (vocabulary == 0),
+            f"`vocabulary` is {vocabulary}, and there are {'no ' if encoding.ctc is None else ''}log_probs")
+    if encoding.ctc is not None:
+        require_frames(encoding.ctc, vocabulary, len(samples), "log_probs")
+        require_durations(encoding.ctc, samples, "log_probs")
 
 
 def encoder_lengths(case: EncoderCase) -> None:
@@ -75,14 +87,17 @@ def encoder_lengths(case: EncoderCase) -> None:
         require(frames.rate == rate, f"layer {number} has {frames.rate:g} frames per second, but `rate` is {rate:g}")
         lengths = frames.lengths.tolist()
         require(lengths == expected, f"layer {number} has the lengths {lengths}, layer 1 {expected}")
-    lengths = encoding.log_probs.lengths.tolist()
-    require(encoding.log_probs.rate != rate or lengths == expected,
-             f"log_probs has the lengths {lengths}, layer 1 {expected}")
+    if encoding.ctc is not None:
+        lengths = encoding.ctc.lengths.tolist()
+        require(encoding.ctc.rate != rate or lengths == expected,
+                f"log_probs has the lengths {lengths}, layer 1 {expected}")
 
 
 def encoder_probabilities(case: EncoderCase) -> None:
     """The probabilities of each frame sum to 1."""
-    log_probs = case.encode().log_probs
+    log_probs = case.encode().ctc
+    if log_probs is None:
+        return
     sums = log_probs.data[log_probs.mask()].exp().sum(dim=1)
     worst = float(sums[(sums - 1).abs().argmax()])
     require(abs(worst - 1) <= 1e-4, f"a frame's sum is {worst:.4f}")
@@ -91,8 +106,9 @@ def encoder_probabilities(case: EncoderCase) -> None:
 def encoder_deterministic(case: EncoderCase) -> None:
     """The same waveforms give the same encoding, and are not modified."""
     waveforms, lengths = speech()
-    first, second = case.encoder(waveforms, lengths), case.encoder(waveforms, lengths)
-    require_close(first.log_probs.data, second.log_probs.data, "log_probs of two calls")
+    first, second = (_outputs(case.encoder(waveforms, lengths)) for _ in range(2))
+    for what in reversed(first):
+        require_close(first[what].data, second[what].data, f"{what} of two calls", UNSTEADY)
     require(torch.equal(waveforms, speech()[0]), "the waveforms have changed after forward")
 
 
@@ -101,15 +117,15 @@ def encoder_batch_invariant(case: EncoderCase) -> None:
     encoder = case.encoder
 
     def encode(waveforms: Tensor, lengths: Tensor) -> dict[str, Frames]:
-        encoding = encoder(waveforms, lengths)
-        layers = {f"layer {number}": frames for number, frames in enumerate(encoding.layers, start=1)}
-        return {**layers, "log_probs": encoding.log_probs}
+        return _outputs(encoder(waveforms, lengths))
 
     require_frames_invariant(encode)
 
 
 def encoder_decodes(case: EncoderCase) -> None:
-    """`decode` gives one string for each utterance, the same alone and in a batch."""
+    """`decode` gives one string for each utterance, the same alone and in a batch; without CTC there is none."""
+    if case.encoder.vocabulary == 0:
+        return
     texts = case.encoder.decode(case.encode().log_probs)
     require(isinstance(texts, list) and all(isinstance(text, str) for text in texts), f"it returns {texts!r}")
     require(len(texts) == 3, f"{len(texts)} strings for 3 utterances")

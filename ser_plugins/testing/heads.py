@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins import registry
-from ser_plugins.contracts import Frames, Head, HeadInputs, Needs
-from ser_plugins.testing.rules import Rule, require, require_close, require_constructor, take
+from ser_plugins.contracts import FILLED_IN, Frames, Head, HeadInputs, Needs
+from ser_plugins.testing.rules import LEAK, UNSTEADY, Rule, require, require_close, require_constructor, take
 
 
 class HeadCase:
@@ -21,6 +21,7 @@ class HeadCase:
     LENGTHS = ((23, 9, 17, 1), (12, 5, 9, 1))  # frames of features, at 100 a second, and of encoder layers, at 50
     FEATURE_DIM = 7
     LAYER_DIMS = (16,) * 24  # as many layers as any recogniser's, all of one size, so that layers may be added up
+    VOCABULARY = 6
     CLASSES = 3
 
     def __init__(self, plugin: type[Head], options: Mapping[str, Any] | None = None) -> None:
@@ -40,6 +41,8 @@ class HeadCase:
             offered["feature_dim"] = self.FEATURE_DIM
         if self.needs.encoder:
             offered["layer_dims"] = self.LAYER_DIMS
+        if self.needs.log_probs:
+            offered["vocabulary"] = self.VOCABULARY
         named = registry.arguments(self.plugin)
         torch.manual_seed(seed)
         head = self.plugin(**{key: value for key, value in offered.items() if key in named}, **self.options)
@@ -55,6 +58,7 @@ class HeadCase:
 
         features = frames(self.LENGTHS[0], self.FEATURE_DIM, 100.0)
         layers = {layer: frames(self.LENGTHS[1], dim, 50.0) for layer, dim in enumerate(self.LAYER_DIMS, start=1)}
+        log_probs = frames(self.LENGTHS[1], self.VOCABULARY, 50.0)
         needs = self.needs
         assert isinstance(needs.sequences, tuple)
         assert isinstance(needs.means, tuple)
@@ -62,21 +66,22 @@ class HeadCase:
             features if needs.features else None,
             {layer: layers[layer] for layer in needs.sequences},
             {layer: layers[layer].mean() for layer in needs.means},
+            Frames(log_probs.data.log_softmax(dim=2), log_probs.lengths, 50.0).masked() if needs.log_probs else None,
         )
 
 
 def _tensors(inputs: HeadInputs) -> list[Tensor]:
-    frames = [*([] if inputs.features is None else [inputs.features]), *inputs.sequences.values()]
+    frames = [*(one for one in (inputs.features, inputs.log_probs) if one is not None), *inputs.sequences.values()]
     return [tensor for item in frames for tensor in (item.data, item.lengths)] + list(inputs.means.values())
 
 
 def head_constructor(case: HeadCase) -> None:
     """The constructor names every argument, and every option has a default."""
-    require_constructor(case.plugin, offered=("feature_dim", "layer_dims", "num_classes"))
+    require_constructor(case.plugin, offered=FILLED_IN)
 
 
 def head_needs(case: HeadCase) -> None:
-    """`needs` is a class attribute of type Needs that names features or existing layers."""
+    """`needs` is a class attribute of type Needs that names features, existing layers or log_probs."""
     needs = getattr(case.plugin, "needs", None)
     require(isinstance(needs, Needs), f"`needs` is {needs!r}")
     require(case.needs.features or case.needs.encoder, f"{needs} asks for nothing")
@@ -97,7 +102,7 @@ def head_logits(case: HeadCase) -> None:
 def head_deterministic(case: HeadCase) -> None:
     """In evaluation mode the same inputs give the same logits."""
     head, inputs = case.build(), case.inputs()
-    require_close(head(inputs), head(inputs), "logits of two calls")
+    require_close(head(inputs), head(inputs), "logits of two calls", UNSTEADY)
 
 
 def head_batch_invariant(case: HeadCase) -> None:
@@ -106,15 +111,17 @@ def head_batch_invariant(case: HeadCase) -> None:
     batch = head(case.inputs())
     for item, length in enumerate(case.LENGTHS[0]):
         alone = head(case.inputs([item]))
-        require_close(alone, batch[item:item + 1], f"logits of an utterance of {length} frames, alone and in a batch,")
+        require_close(alone, batch[item:item + 1], f"logits of an utterance of {length} frames, alone and in a batch,",
+                      LEAK)
     shuffled = [2, 0, 3, 1]
-    require_close(head(case.inputs(shuffled)), batch[shuffled], "logits in another order of the batch")
+    require_close(head(case.inputs(shuffled)), batch[shuffled], "logits in another order of the batch", LEAK)
 
 
 def head_ignores_padding(case: HeadCase) -> None:
     """Longer padding changes nothing."""
     head = case.build()
-    require_close(head(case.inputs(padding=10)), head(case.inputs()), "logits with and without 10 frames of zeros")
+    padded, plain = head(case.inputs(padding=10)), head(case.inputs())
+    require_close(padded, plain, "logits with and without 10 frames of zeros", LEAK)
 
 
 def head_keeps_inputs(case: HeadCase) -> None:

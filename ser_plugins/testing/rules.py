@@ -16,6 +16,10 @@ from ser_plugins.errors import PluginError
 TOLERANCE = 1e-5  # of batch invariance, relative to the largest value where that exceeds 1 (float32)
 BASES: dict[str, type] = {"corpora": Corpus, "features": FeatureExtractor, "encoders": Encoder, "heads": Head}
 
+LEAK = ("padding or another utterance reaches the result: frames.mask() and frames.mean() leave the padding out, and "
+        "what is computed over a batch belongs to each utterance")
+UNSTEADY = "eval() has to end dropout and noise, and nothing may be carried from call to call"
+
 Case = TypeVar("Case")
 Rule = Callable[[Case], None]
 
@@ -43,7 +47,7 @@ def apply_rules(group: str, plugin: Any, rules: Sequence[Rule], case: Callable[[
             except Broken as finding:
                 raise PluginError(f"{broken}: {finding}") from None
             except Exception as error:  # a stranger's code may raise anything
-                raise PluginError(f"{broken}: it raises {type(error).__name__}: {error}") from error
+                raise PluginError(f"{broken}: {registry.failure(error)}") from error
 
 
 def sentence(rule: Rule) -> str:
@@ -56,12 +60,13 @@ def require(condition: bool, finding: str) -> None:
         raise Broken(finding)
 
 
-def require_close(one: Tensor, other: Tensor, what: str) -> None:
+def require_close(one: Tensor, other: Tensor, what: str, hint: str = "") -> None:
     one, other = one.detach(), other.detach()
     require(one.shape == other.shape, f"{what}: shape {list(one.shape)} against {list(other.shape)}")
     allowed = TOLERANCE * max(1.0, float(other.abs().max()))
     difference = float((one - other).abs().max())
-    require(difference <= allowed, f"{what} differ by {difference:.2g} (allowed {allowed:.2g})")  # NaN is not <=
+    require(difference <= allowed,  # NaN is not <=
+            f"{what} differ by {difference:.2g} (allowed {allowed:.2g}){f'; {hint}' if hint else ''}")
 
 
 def require_constructor(plugin: type, offered: Sequence[str] = ()) -> None:
@@ -126,6 +131,6 @@ def require_frames_invariant(extract: Callable[[Tensor, Tensor], Mapping[str, Fr
     for what, frames in batch.items():
         for item, reference in enumerate(frames.unpad()):
             require_close(alone[item][what].unpad()[0], reference,
-                           f"{what} of utterance {item + 1}, alone and in a batch,")
+                           f"{what} of utterance {item + 1}, alone and in a batch,", LEAK)
             require_close(padded[what].unpad()[item], reference,
-                           f"{what} of utterance {item + 1}, with and without 0.2 s of zeros,")
+                           f"{what} of utterance {item + 1}, with and without 0.2 s of zeros,", LEAK)
