@@ -60,7 +60,8 @@ def load_encoder(source: str | Path) -> Encoder:
     Arguments
     ---------
     source : str | Path
-        A registered encoder (its own default weights), or an encoder folder, whose ``encoder.json`` names the plugin;
+        A registered encoder (its own default weights); ``NAME:SOURCE``, of a registered encoder what it calls SOURCE,
+        as ``huggingface:facebook/hubert-base-ls960``; or an encoder folder, whose ``encoder.json`` names the plugin;
         after ``untrained:``, the same network with random weights, a control.
 
     Raises
@@ -81,10 +82,11 @@ def load_encoder(source: str | Path) -> Encoder:
     return plugin.from_pretrained(folder).freeze()
 
 
-def _encoder_plugin(name: str) -> tuple[Any, Path | None]:
-    """The class, and the folder of its weights; None where they are the plugin's own."""
-    if name in registry.installed("encoders"):
-        return registry.load("encoders", name), None
+def _encoder_plugin(name: str) -> tuple[Any, str | Path | None]:
+    """The class, and the source of its weights; None where they are the plugin's own."""
+    plugin, colon, weights = name.partition(":")
+    if plugin in registry.installed("encoders"):
+        return registry.load("encoders", plugin), weights if colon else None
     folder = Path(name)
     if not folder.is_dir():
         raise PluginError(f"encoder '{name}' is neither a folder nor installed; installed: "

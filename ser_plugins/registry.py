@@ -89,7 +89,9 @@ def load(group: str, name: str) -> Any:
     try:
         plugin = entry.load()
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-        raise PluginError(f"{origin} does not load: {failure(error)}") from error
+        own = isinstance(error, ModuleNotFoundError) and error.name == entry.module
+        reason = f"its module '{entry.module}' does not exist" if own else failure(error)
+        raise PluginError(f"{origin} does not load: {reason}") from error
     if not isinstance(plugin, type):
         raise PluginError(f"{origin} is no class but of type {type(plugin).__name__}")
     logger.debug("%s", origin)

@@ -100,7 +100,7 @@ def test_info_tells_origin_needs_arguments_and_documentation(ser):
     code, out, _ = ser("info", "progressive")
     assert code == 0
     assert out.startswith(f"head 'progressive'\n  distribution  {OURS}\n")
-    assert "needs         Needs(features=True, sequences=(), means='layer')" in out
+    assert "needs         Needs(features=True, sequences=(), means='layer', log_probs=False)" in out
     assert "    layer_dims: Sequence[int]\n    num_classes: int\n    layer: int = 2\n" in out
     assert "\nConcatenates two utterance vectors" in out
 

@@ -52,6 +52,8 @@ def test_mfcc_pitch_with_the_free_tracker():
 
 @pytest.mark.parametrize("name", registry.installed("encoders"))
 def test_encoders(name):
+    if name == "huggingface":
+        pytest.importorskip("transformers", reason="transformers is missing: pip install 'ser_plugins[huggingface]'")
     testing.check("encoders", name)
 
 
@@ -227,7 +229,7 @@ class Fails(Good):
                       "'**options' swallows misspelt options"),
     (ListsOptions, "'*sizes' leaves arguments without names"),
     (WantsAnOption, "option 'units' has no default"),
-    (HasNoNeeds, "'`needs` is a class attribute of type Needs that names features or existing layers': "
+    (HasNoNeeds, "'`needs` is a class attribute of type Needs that names features, existing layers or log_probs': "
                  "`needs` is ['features']"),
     (NeedsNothing, "asks for nothing"),
     (NeedsAnArgumentItHasNot, "it raises KeyError: 'layer'"),
@@ -396,6 +398,7 @@ class Letters(Encoder):
 
     layer_dims = (6, 5)
     rate = 50.0
+    vocabulary = 3
 
     def __init__(self):
         super().__init__()
@@ -498,6 +501,24 @@ class DecodesTheBatch(Letters):
         return [f"{len(log_probs.lengths)} utterances"] * len(log_probs.lengths)
 
 
+class MiscountsItsTokens(Letters):
+    vocabulary = 4
+
+
+class HidesItsTokens(Letters):
+    vocabulary = 0
+
+
+class HearsLayersOnly(Letters):
+    vocabulary = 0
+
+    def forward(self, waveforms, lengths):
+        return Encoding(super().forward(waveforms, lengths).layers)
+
+    def decode(self, log_probs):
+        raise DataError("no CTC")
+
+
 class HashesNoWeights(Letters):
     @property
     def fingerprint(self):
@@ -505,7 +526,8 @@ class HashesNoWeights(Letters):
 
 
 @pytest.mark.parametrize(("encoder", "finding"), [
-    (IsNotThere, "'`from_pretrained()` loads the encoder's own default': it raises DataError: weights.safetensors is"),
+    (IsNotThere, "'`example()`, by default `from_pretrained()`, gives an encoder': it raises DataError: "
+                   "weights.safetensors is"),
     (FreezesNothing, "it gives a NoneType"),
     (StaysTrainable, "6 parameters still want gradients, e.g. ['first.weight']"),
     (StaysInTraining, "4 modules are in training mode"),
@@ -520,6 +542,8 @@ class HashesNoWeights(Letters):
     (DropsFrames, "log_probs of two calls differ by "),
     (DecodesOneText, "1 strings for 3 utterances"),
     (DecodesTheBatch, "['1 utterances'] alone, '3 utterances' in a batch"),
+    (MiscountsItsTokens, "log_probs: data has shape [3, 55, 3], not [3, time, 4]"),
+    (HidesItsTokens, "`vocabulary` is 0, and there are log_probs"),
     (HashesNoWeights, "before and after first.weight changes"),
 ])
 def test_a_broken_encoder_is_told_the_rule(encoder, finding):
@@ -530,6 +554,7 @@ def test_a_broken_encoder_is_told_the_rule(encoder, finding):
 
 def test_an_encoder_is_checked_as_class_or_as_instance_and_left_as_it_is():
     testing.check_encoder(Letters)
+    testing.check_encoder(HearsLayersOnly)
     encoder = Letters.from_pretrained()
     testing.check_encoder(encoder)
     assert encoder.training

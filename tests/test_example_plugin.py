@@ -63,7 +63,7 @@ def test_it_keeps_the_contract(environment):
 def test_its_options_are_described(environment):
     done = ser(environment, "info", "attention")
     assert "ser-head-attention 0.1.0" in done.stdout
-    assert "Needs(features=False, sequences='layer', means=())" in done.stdout
+    assert "Needs(features=False, sequences='layer', means=(), log_probs=False)" in done.stdout
     assert "units: int = 64" in done.stdout
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
 import pytest
 
-from ser_plugins import registry
+from ser_plugins import cli, registry
 from ser_plugins.errors import OptionError, PluginError
 
 
@@ -91,8 +91,86 @@ def test_a_broken_plugin_is_reported_and_does_not_disturb_the_others(install, tm
             two=[("ser_plugins.heads", "good", "stranger_good:Plugin")])
     assert registry.create("heads", "good", context={"num_classes": 4}).given == (4, 2, 0.25, None)
     with pytest.raises(PluginError, match=r"head 'broken' of one 1\.0 \(stranger_broken:Plugin\) does not load: "
-                                          "ZeroDivisionError: division by zero"):
+                                          "it raises ZeroDivisionError: division by zero"):
         registry.load("heads", "broken")
+
+
+HEADS = '''
+import torch
+from torch import nn
+from ser_plugins.contracts import Head, Needs
+
+
+class Good(Head):
+    needs = Needs(features=True)
+
+    def __init__(self, feature_dim: int, num_classes: int):
+        super().__init__()
+        self.output = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, inputs):
+        return self.output(inputs.features.mean())
+
+
+class Transposed(Good):
+    def forward(self, inputs):
+        return super().forward(inputs).T
+
+
+class Leaks(Good):
+    def forward(self, inputs):
+        return self.output(inputs.features.data.mean(dim=1))
+
+
+class Wavers(Good):
+    def forward(self, inputs):
+        return super().forward(inputs) + 1e-3 * torch.randn(1)
+
+
+class Stands(Good):
+    def forward(self, inputs):
+        return super().forward(inputs) * 0
+
+
+class Trembles(Good):
+    def forward(self, inputs):
+        return self.output(nn.functional.dropout(inputs.features.mean(), 0.1))
+'''
+
+
+def test_ser_check_tells_what_is_wrong_with_each_plugin(install, tmp_path, capsys):
+    (tmp_path / "stranger_heads.py").write_text(HEADS)
+    (tmp_path / "stranger_raises.py").write_text("{}['key']")
+    (tmp_path / "stranger_exits.py").write_text("raise SystemExit('no licence')")
+    (tmp_path / "stranger_wants.py").write_text("import parselmouth_of_nobody.praat")
+    install(one=[("ser_plugins.heads", name, f"stranger_{module}") for name, module in (
+                ("exits", "exits:Head"), ("good", "heads:Good"), ("gone", "gone:Head"), ("leaks", "heads:Leaks"),
+                ("raises", "raises:Head"), ("stands", "heads:Stands"), ("transposed", "heads:Transposed"),
+                ("trembles", "heads:Trembles"), ("twice", "heads:Good"), ("wants", "wants:Head"),
+                ("wavers", "heads:Wavers"))],
+            two=[("ser_plugins.heads", "twice", "stranger_other:Good")])
+    assert cli.main(["check"]) == 2
+    out, err = capsys.readouterr()
+    found = out.splitlines()
+    for number, sentences in enumerate((
+            ["BROKEN: head 'exits' of one 1.0 (stranger_exits:Head) does not load: it raises SystemExit: no licence"],
+            ["BROKEN: head 'gone' of one 1.0 (stranger_gone:Head) does not load: its module 'stranger_gone' does not "
+             "exist"],
+            ["head 'good' keeps all 10 rules"],
+            ["head 'leaks' breaks the rule 'An utterance has the same logits alone, in a batch, and beside a longer",
+             "differ by", "padding or another utterance reaches the result: frames.mask() and frames.mean() leave"],
+            ["head 'raises' of one 1.0 (stranger_raises:Head) does not load: it raises KeyError: 'key'"],
+            ["head 'stands' breaks the rule 'Finite gradients", "every gradient is zero: nothing is learned"],
+            ["head 'transposed' breaks the rule 'Logits are finite", "the shape is [3, 4] for 4 utterances and 3"],
+            ["head 'trembles' breaks the rule 'In evaluation mode the same inputs give the same logits'",
+             "eval() has to end dropout and noise"],
+            ["head 'twice' is registered by one 1.0 (stranger_heads:Good) and two 1.0 (stranger_other:Good); "
+             "uninstall one"],
+            ["head 'wants'", "it needs the package 'parselmouth_of_nobody', which is not installed here"],
+            ["head 'wavers' breaks the rule 'In evaluation mode the same inputs give the same logits'"])):
+        assert all(sentence in found[number] for sentence in sentences), found[number]
+    assert len(found) == 11
+    assert err == "ser: error: 10 of 11 plugins are broken\n"
 
 
 def test_what_is_no_class_is_refused(install, tmp_path):

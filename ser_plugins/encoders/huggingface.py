@@ -5,8 +5,8 @@ transformer block k, as transformers' ``hidden_states[k]``.
 
 **Each utterance is encoded by itself.** The first convolution of many of these models (wav2vec2-base, HuBERT-base,
 WavLM-base) is normalised over time without regard to the mask, the wrappers normalise a waveform over its padding, and
-Whisper's spectrogram is clipped under the loudest value of its batch: in a batch, an utterance's numbers would depend on
-its neighbours. That costs speed on a GPU, once, since representations are stored.
+Whisper's spectrogram is clipped under the loudest value of its batch: in a batch, an utterance's numbers would depend
+on its neighbours. That costs speed on a GPU, once, since representations are stored.
 
 A model that was trained with CTC (``…ForCTC``) gives log-probabilities and transcripts. The others, and Whisper, whose
 decoder is none of CTC, give layers only. Baevski et al. 2020, Hsu et al. 2021, Chen et al. 2022, Radford et al. 2023.
@@ -45,7 +45,7 @@ class HuggingFace(Encoder):
 
     Arguments
     ---------
-    model : torch.nn.Module
+    model : HFTransformersInterface
         SpeechBrain's wrapper, which gives all hidden states, ``[layers + 1, batch, time, dim]``.
     ctc_output : torch.nn.Linear, optional
         Maps the last layer to tokens.
@@ -53,7 +53,9 @@ class HuggingFace(Encoder):
         Of a model with a CTC output.
     """
 
-    def __init__(self, model: nn.Module, ctc_output: nn.Linear | None = None, tokenizer: Any = None) -> None:
+    model: Any
+
+    def __init__(self, model: Any, ctc_output: nn.Linear | None = None, tokenizer: Any = None) -> None:
         super().__init__()
         self.model, self.ctc_output, self.text = model, ctc_output, tokenizer
         self.config: dict[str, Any] = model.config.to_dict()
@@ -105,6 +107,23 @@ class HuggingFace(Encoder):
             torch.manual_seed(0)
             save_tiny(folder, "wav2vec2", ctc=True)
             return cls.from_pretrained(folder)
+
+    @classmethod
+    def untrained(cls, source: str | Path | None = None, seed: int = 0) -> HuggingFace:
+        """A model's twin with the random weights that transformers starts from, as a control; frozen.
+
+        Arguments and errors as `from_pretrained`; ``seed`` is that of the weights.
+        """
+        encoder = cls.from_pretrained(source)
+        wrapper = encoder.model
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            wrapper.model = type(wrapper.model)(wrapper.model.config)
+            if encoder.whisper:
+                wrapper.model.decoder = None
+            if encoder.ctc_output is not None:
+                encoder.ctc_output.reset_parameters()
+        return encoder.freeze()
 
     def freeze(self) -> HuggingFace:
         """Evaluation mode and no gradients, for good."""
@@ -161,9 +180,8 @@ class HuggingFace(Encoder):
         decisive = {key: value for key, value in self.config.items() if key not in PASSING}
         prepared = self.model.feature_extractor.to_dict()
         prepared.pop("mel_filters", None)  # numbers that its other settings decide
-        settings = {"class": class_name(self), "version": VERSION, "config": json.loads(json.dumps(decisive, default=str)),
-                    "preprocessing": json.loads(json.dumps(prepared, default=str))}
-        return fingerprint(settings, self.state_dict())
+        plain = json.loads(json.dumps({"config": decisive, "preprocessing": prepared}, default=str))
+        return fingerprint({"class": class_name(self), "version": VERSION, **plain}, self.state_dict())
 
 
 def _package(name: str) -> Any:
@@ -173,7 +191,7 @@ def _package(name: str) -> Any:
         raise PluginError(f"encoder 'huggingface': {failure(error)}; pip install 'ser_plugins[huggingface]'") from error
 
 
-def _wrapped(source: str, kind: str) -> nn.Module:
+def _wrapped(source: str, kind: str) -> Any:
     """SpeechBrain's wrapper of a model, which gives all layers."""
     cache = _package("huggingface_hub").constants.HF_HUB_CACHE
     module, name = WRAPPERS[kind]
@@ -186,8 +204,12 @@ def _ctc(transformers: Any, source: str, config: Any) -> tuple[nn.Linear | None,
     """The layer of tokens and the tokenizer of a model that was trained with CTC, which the wrapper leaves out."""
     if not any(name.endswith("ForCTC") for name in config.architectures or ()):
         return None, None
-    return (transformers.AutoModelForCTC.from_pretrained(source).lm_head,
-            transformers.AutoTokenizer.from_pretrained(source))
+    model, loaded = transformers.AutoModelForCTC.from_pretrained(source, output_loading_info=True)
+    absent = [name for name in loaded["missing_keys"] if name.startswith("lm_head")]
+    if absent:
+        raise DataError(f"{source} calls itself {config.architectures[0]} and lacks {', '.join(absent)}: its CTC "
+                        "output has not been trained")
+    return model.lm_head, transformers.AutoTokenizer.from_pretrained(source)
 
 
 def save_tiny(folder: str | Path, kind: str, ctc: bool = False, **options: Any) -> None:
@@ -206,15 +228,18 @@ def save_tiny(folder: str | Path, kind: str, ctc: bool = False, **options: Any) 
     """
     transformers = _package("transformers")
     name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM", "whisper": "Whisper"}[kind]
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-                             "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
     if kind == "whisper":
         sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
                  "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_mel_bins": 80,
                  "vocab_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
                  "decoder_start_token_id": 1}
     letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"etaonihsrdlu"]
-    config = getattr(transformers, f"{name}Config")(**{**sizes, **({"vocab_size": len(letters)} if ctc else {}), **options})
+    if ctc:
+        sizes["vocab_size"] = len(letters)
+    config = getattr(transformers, f"{name}Config")(**{**sizes, **options})
     getattr(transformers, f"{name}{'ForCTC' if ctc else 'Model'}")(config).save_pretrained(folder)
     extractor = "WhisperFeatureExtractor" if kind == "whisper" else "Wav2Vec2FeatureExtractor"
     getattr(transformers, extractor)().save_pretrained(folder)

@@ -50,7 +50,7 @@ class LogMel(FeatureExtractor):
     def __init__(self, bands: int = 80, normalize: bool = True) -> None:
         super().__init__()
         if not 1 <= bands <= MOST_BANDS:
-            raise ValueError(f"bands {bands}: from 1 to {MOST_BANDS}, above which the lowest hold no point of the spectrum")
+            raise ValueError(f"bands {bands}: from 1 to {MOST_BANDS}; with more, the lowest hold nothing")
         self.dim = bands
         self.normalize = normalize
 
