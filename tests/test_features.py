@@ -13,8 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ser_plugins import registry
-from ser_plugins.errors import DataError
+from ser_plugins.descriptors import F0, LOUDNESS, NAMES, LowLevelDescriptors
+from ser_plugins.errors import DataError, OptionError
 from ser_plugins.features import mfcc_pitch
+from ser_plugins.features.egemaps import EGeMAPS
+from ser_plugins.features.logmel import LogMel
 from ser_plugins.features.mfcc_pitch import MFCCPitch
 from ser_plugins.features.spectrogram import Spectrogram
 
@@ -332,3 +335,56 @@ def test_opensmile_s_licence_is_named_once(caplog):
 @pytest.mark.parametrize(("plugin", "dim"), [("mfcc_pitch", 27), ("spectrogram", 161)])
 def test_the_registry_knows_it(plugin, dim):
     assert registry.load("features", plugin).dim == dim
+
+
+# Log-mel and eGeMAPS
+
+
+@pytest.mark.parametrize("bands", [1, 40, 126])
+def test_logmel_is_that_of_librosa(bands):
+    signal = speechlike(0.6)
+    mel = librosa.feature.melspectrogram(y=signal, sr=RATE, n_fft=512, win_length=400, hop_length=160, window="hann",
+                                         center=True, pad_mode="constant", n_mels=bands, fmin=20.0, fmax=8000.0,
+                                         htk=True, norm=None)
+    frames = LogMel(bands, normalize=False)(torch.from_numpy(signal)[None], torch.tensor([len(signal)]))
+    expected = np.log(np.maximum(mel.T, 1e-10))
+    audible = expected > -15  # below, float32 decides
+    np.testing.assert_allclose(frames.data[0].numpy()[audible], expected[audible], atol=2e-3)
+    assert frames.lengths.tolist() == [len(signal) // 160 + 1]
+
+
+def test_logmel_does_not_hear_a_gain():
+    signal = torch.from_numpy(speechlike(0.5) + noise(8000) / 10)[None]
+    extractor, length = LogMel(), torch.tensor([8000])
+    torch.testing.assert_close(extractor(signal / 8, length).data, extractor(signal, length).data, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("bands", [0, 127])
+def test_logmel_refuses_bands_that_would_be_empty(bands):
+    with pytest.raises(OptionError, match=f"feature extractor 'logmel': bands {bands}: from 1 to 126"):
+        registry.create("features", "logmel", {"bands": bands})
+
+
+def test_egemaps_puts_what_happens_at_one_moment_into_one_frame():
+    """Pitch, loudness and balance change at 1 s; each has a window of its own in openSMILE."""
+    before, after = buzz(np.full(RATE, 120.0)), buzz(np.full(RATE, 200.0), brightness=0.5)
+    signal = np.concatenate([0.1 * before, after])
+    frames = EGeMAPS(normalize=False)(torch.from_numpy(signal)[None], torch.tensor([len(signal)]))
+    assert frames.data.shape == (1, 201, 25)
+    for name in (LOUDNESS, F0, "alphaRatio_sma3", "mfcc1_sma3"):
+        values = frames.data[0, :, NAMES.index(name)].numpy()
+        early, late = np.median(values[60:90]), np.median(values[110:140])
+        changed = (values > (early + late) / 2) == (late > early)
+        last_before = 90 + np.flatnonzero(~changed[90:111])[-1]
+        assert abs(last_before + 1 - 100) <= 2, name
+
+
+def test_egemaps_are_openSMILEs_numbers_normalised():
+    signal = torch.from_numpy(speechlike(0.8))[None]
+    raw, normalised = (EGeMAPS(normalize=choice)(signal, torch.tensor([12800])).data[0] for choice in (False, True))
+    rows = LowLevelDescriptors()(signal, torch.tensor([12800])).data[0]
+    pitch, loudness = NAMES.index(F0), NAMES.index(LOUDNESS)
+    torch.testing.assert_close(raw[:, pitch], rows[:81, pitch])  # row i of a window of 60 ms is centred on 10 i ms
+    torch.testing.assert_close(raw[:, loudness], rows[2:83, loudness])  # of 20 ms, on 10 i - 20 ms
+    torch.testing.assert_close(normalised.mean(dim=0), torch.zeros(25), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalised.std(dim=0, correction=0), torch.ones(25), atol=1e-3, rtol=0)

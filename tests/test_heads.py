@@ -7,11 +7,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ser_plugins import registry
 from ser_plugins.contracts import Frames, HeadInputs
+from ser_plugins.errors import OptionError
 
 FEATURES = 27  # 13 MFCC, their deltas, pitch
 LAYER = 512  # one layer of the shipped encoder: two directions of 256 units
 CLASSES = 4
-CONTEXT = {"feature_dim": FEATURES, "layer_dims": (LAYER,) * 5, "num_classes": CLASSES}
+VOCABULARY = 29
+CONTEXT = {"feature_dim": FEATURES, "layer_dims": (LAYER,) * 5, "vocabulary": VOCABULARY, "num_classes": CLASSES}
 
 
 def build(name, **options):
@@ -126,14 +128,61 @@ def test_progressive_is_the_baselines_branch_beside_the_mean_of_layer_k():
     torch.testing.assert_close(head(inputs), head.output(vector), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["baseline", "mp", "rnn", "progressive"])
+@pytest.mark.parametrize("name", ["attention_pool", "baseline", "linguistic", "mp", "rnn", "progressive",
+                                  "weighted_layers"])
 def test_dropout_falls_on_the_utterance_vector_while_training(name):
     head = build(name, dropout=1.0).train()  # all is dropped, so that the output layer's bias is left
     frames = random_frames(LENGTHS, LAYER)
     layers = range(1, 6)
     inputs = HeadInputs(random_frames(LENGTHS, FEATURES), dict.fromkeys(layers, frames),
-                        dict.fromkeys(layers, frames.mean()))
+                        dict.fromkeys(layers, frames.mean()), random_frames(LENGTHS, VOCABULARY))
     torch.testing.assert_close(head(inputs), head.output.bias.expand(len(LENGTHS), CLASSES))
     assert registry.arguments(type(head))["dropout"].default == 0.25
     head.eval()
     assert not torch.allclose(head(inputs), head.output.bias.expand(len(LENGTHS), CLASSES))
+
+
+# Heads beyond the paper
+
+
+def test_weighted_layers_is_the_mean_over_time_of_a_weighted_sum_of_frames():
+    head, layers = build("weighted_layers"), {layer: random_frames(LENGTHS, LAYER) for layer in range(1, 6)}
+    with torch.no_grad():
+        head.scores.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0, 0.1]))
+        shares = head.scores.exp() / head.scores.exp().sum()
+        for layer, frames in layers.items():
+            frames.data.mul_(layer)
+    summed = sum(share * layers[layer].data for layer, share in enumerate(shares, start=1))
+    vectors = mean_over_time([item[:length] for item, length in zip(summed, LENGTHS, strict=True)])
+    inputs = HeadInputs(means={layer: frames.mean() for layer, frames in layers.items()})
+    torch.testing.assert_close(head.represent(inputs), vectors, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.weights(), shares)
+
+
+def test_weighted_layers_refuses_layers_of_different_sizes():
+    with pytest.raises(OptionError, match="head 'weighted_layers': layers of the sizes 4, 6 cannot be added up"):
+        registry.create("heads", "weighted_layers", {}, {**CONTEXT, "layer_dims": (4, 6)})
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_attention_pool_is_a_weighted_mean_of_each_utterances_own_frames(views):
+    head, frames = build("attention_pool", layer=4, views=views), random_frames(LENGTHS, LAYER)
+    first, _, second = head.score
+    for item, vector in zip(frames.unpad(), head.represent(HeadInputs(sequences={4: frames})), strict=True):
+        scores = (item @ first.weight.T + first.bias).tanh() @ second.weight.T  # [time, views]
+        weights = scores.exp() / scores.exp().sum(dim=0)
+        torch.testing.assert_close(vector, (weights.T @ item).flatten(), atol=1e-5, rtol=1e-5)
+
+
+def test_linguistic_reads_the_mean_and_the_maximum_of_each_tokens_probability():
+    head, raw = build("linguistic"), random_frames(LENGTHS, VOCABULARY)
+    log_probs = Frames(raw.data.log_softmax(dim=2), raw.lengths, raw.rate).masked()
+    items = [item.exp() for item in log_probs.unpad()]
+    expected = torch.stack([torch.cat([item.mean(dim=0), item.amax(dim=0)]) for item in items])
+    torch.testing.assert_close(head.represent(HeadInputs(log_probs=log_probs)), expected)
+    assert head.output.in_features == 2 * VOCABULARY
+
+
+def test_linguistic_is_refused_where_the_encoder_has_no_ctc_output():
+    with pytest.raises(OptionError, match="head 'linguistic': it reads CTC log-probabilities, and this encoder has no"):
+        registry.create("heads", "linguistic", {}, {**CONTEXT, "vocabulary": 0})

@@ -224,6 +224,19 @@ def test_one_missing_file_is_computed_again_and_nothing_else(tmp_path, rows, cou
     assert stored.compute(items) == 0
 
 
+def test_log_probs_are_stored_as_the_encoder_gives_them(tmp_path, rows):
+    encoder, items = tiny(), items_of(rows)
+    stored = Store(tmp_path, Needs(log_probs=True), None, encoder)
+    assert stored.compute(items) == len(items)
+    assert [path.name for path in (tmp_path / encoder.fingerprint).iterdir() if path.is_dir()] == ["log_probs"]
+    inputs = stored.inputs(items)
+    for one, found in zip(items, inputs.log_probs.unpad(), strict=True):
+        samples = torch.from_numpy(audio.read(one.row.path))
+        expected = encoder(samples[None], torch.tensor([len(samples)])).log_probs.data[0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (inputs.features, inputs.sequences, inputs.means) == (None, {}, {})
+
+
 def test_a_removed_file_comes_back_to_the_bit(tmp_path, rows):
     items, stored = items_of(rows), made(tmp_path)
     stored.compute(items)
