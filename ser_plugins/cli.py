@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("name", metavar="NAME", nargs="?")
     for parser_of_plugin in (info, check):
         parser_of_plugin.add_argument("--group", help=f"its group: {', '.join(registry.GROUPS)}")
+    new = command("new", "write the package of a plugin of your own, with its test")
+    new.add_argument("kind", metavar="KIND", help="head, features, encoder or corpus")
+    new.add_argument("name", metavar="NAME", help="of the plugin, as my_pooling")
+    new.add_argument("--out", default=".", metavar="DIR", help="where the folder ser-KIND-NAME goes (default: here)")
     prepare = command("prepare", "read and validate a corpus and write its manifest; "
                                  "the reader's own options follow as --option value (ser info CORPUS lists them)")
     prepare.add_argument("corpus", metavar="CORPUS")
@@ -248,6 +252,15 @@ def check_plugins(options: argparse.Namespace) -> int:
     return 0
 
 
+def new_plugin(options: argparse.Namespace) -> int:
+    """``ser new KIND NAME``: writes the package of a plugin, prints where it lies and what to do next."""
+    from ser_plugins.new import create
+
+    folder = create(options.kind, options.name, options.out)
+    print(f"{folder}\nnext: pip install -e {folder} && ser check {options.name}")
+    return 0
+
+
 def prepare_corpus(options: argparse.Namespace) -> int:
     """``ser prepare CORPUS FOLDER --out DIR``: writes the manifest, prints its counts and where it lies."""
     from ser_plugins.corpora import manifest
@@ -318,9 +331,9 @@ def _each_file(files: Sequence[str], answer: Callable[[str], dict[str, Any]]) ->
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "list": list_plugins, "info": describe, "check": check_plugins, "prepare": prepare_corpus,
-    "predict": predict_files, "transcribe": transcribe_files, "import-deepspeech": import_deepspeech,
-    "store": look_at_store,
+    "list": list_plugins, "info": describe, "check": check_plugins, "new": new_plugin,
+    "prepare": prepare_corpus, "predict": predict_files, "transcribe": transcribe_files,
+    "import-deepspeech": import_deepspeech, "store": look_at_store,
 }
 
 if __name__ == "__main__":
