@@ -50,8 +50,8 @@ def ser(environment, *words):
 
 def test_it_is_listed_beside_the_built_in_heads(environment):
     done = ser(environment, "list", "heads")
-    assert "attention    ser-head-attention 0.1.0 (ser_head_attention:Attention)" in done.stdout
-    assert "progressive  ser_plugins" in done.stdout
+    assert "  attention        ser-head-attention 0.1.0 (ser_head_attention:Attention)" in done.stdout
+    assert "  progressive      ser_plugins" in done.stdout
 
 
 def test_it_keeps_the_contract(environment):
