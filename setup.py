@@ -11,9 +11,10 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 HUGGINGFACE = ["transformers>=4.50"]  # which SpeechBrain's integrations need
+DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.16", "mkdocs-jupyter>=0.25"]
 # setuptools builds the example plugin inside the tests, without fetching anything
 TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK,
-        *HUGGINGFACE]
+        *HUGGINGFACE, *DOCS]
 
 setup(
     name="ser_plugins",
@@ -53,6 +54,7 @@ setup(
         "ray": RAY,
         "dask": DASK,
         "huggingface": HUGGINGFACE,
+        "docs": DOCS,
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
