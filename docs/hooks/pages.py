@@ -3,10 +3,13 @@
 import contextlib
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -22,6 +25,19 @@ AREAS = {
 MARK = "<!-- help of ser -->"
 
 
+class OwnLinks(Preprocessor):
+    """Links of an included README start from the repository, those of a page from ``docs/``."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        """Takes ``docs/`` off."""
+        return [re.sub(r"\]\(docs/", "](", line) for line in lines]
+
+
+class _OwnLinks(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:
+        md.preprocessors.register(OwnLinks(md), "own_links", 31)  # after the snippets, before the fences
+
+
 def modules() -> list[str]:
     """Names of the public modules and packages, without ``ser_plugins.``."""
     names = set()
@@ -34,7 +50,7 @@ def modules() -> list[str]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fills the entry ``API reference`` of the navigation."""
+    """Fills the entry ``API reference`` of the navigation, and has links of included text mended."""
     areas: dict[str, list[dict[str, str]]] = {area: [] for area in AREAS}
     for name in modules():
         area = next((area for area, tops in AREAS.items() if name.split(".")[0] in tops), "Inside")
@@ -42,6 +58,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for area, tops in AREAS.items():
         areas[area].sort(key=lambda entry: _rank(next(iter(entry)), tops))
     (entry,) = [one for one in config.nav or [] if "API reference" in one]
+    config.markdown_extensions.append(_OwnLinks())
     entry["API reference"] = [{area: entries} for area, entries in areas.items() if entries]
     return config
 
