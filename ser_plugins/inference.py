@@ -474,7 +474,7 @@ class EmotionRecognizer(SpeechRecognizer):
         needs = self.hparams.needs
         if spans is not None:
             features = windows.cut(features, spans) if features else None
-            encoding = windows.cut_layers(encoding, [*needs.sequences, *needs.means], spans) if encoding else None
+            encoding = windows.cut_encoding(encoding, [*needs.sequences, *needs.means], spans) if encoding else None
         inputs = needs.take(features, encoding)
         stored = {layer: replace(frames, data=frames.data.half().float())  # as the store keeps them, and training reads
                   for layer, frames in inputs.sequences.items()}

@@ -177,7 +177,7 @@ def cut(frames: Frames, spans: Sequence[Span]) -> Frames:
     return Frames.from_list(parts, frames.rate).to(frames.data.device)
 
 
-def cut_layers(encoding: Encoding, layers: Sequence[int], spans: Sequence[Span]) -> Encoding:
-    """`cut` for the layers that are named; the others, and the log-probabilities, stay as they are."""
+def cut_encoding(encoding: Encoding, layers: Sequence[int], spans: Sequence[Span]) -> Encoding:
+    """`cut` for the layers that are named, and for the log-probabilities; the other layers stay as they are."""
     chosen = (cut(frames, spans) if number in layers else frames for number, frames in enumerate(encoding.layers, 1))
-    return replace(encoding, layers=tuple(chosen))
+    return replace(encoding, layers=tuple(chosen), log_probs=cut(encoding.log_probs, spans))
