@@ -88,8 +88,8 @@ def check(options: argparse.Namespace, files: Sequence[str]) -> None:
         twice = [name for name, number in Counter(Path(file).stem for file in files).items() if number > 1]
         if twice:
             same = [file for file in files if Path(file).stem == twice[0]]
-            raise OptionError(f"{same[0]} and {same[1]} would both become {twice[0]}{FILES[options.format][0]}; give them "
-                              "in two calls, with two folders")
+            raise OptionError(f"{same[0]} and {same[1]} would both become {twice[0]}{FILES[options.format][0]}; give "
+                              "them in two calls, with two folders")
 
 
 def run(options: argparse.Namespace, decoding: dict[str, Any]) -> int:
