@@ -85,7 +85,7 @@ def words(path: Sequence[int], pieces: Sequence[str], rate: float, start: float 
     Returns
     -------
     tuple[Word, ...]
-        In order; no two overlap.
+        In order; no two overlap, but where one piece has parts of both.
 
     Example
     -------
@@ -93,19 +93,16 @@ def words(path: Sequence[int], pieces: Sequence[str], rate: float, start: float 
     (Word(text='A', start=0.05, end=0.25), Word(text='N', start=0.45, end=0.65))
     """
     spoken: list[list[Any]] = []  # text, first step, last step
-    open_word = False
+    within = False
     for piece, first, last in _runs(path, pieces):
-        if piece.startswith(SPACE):
-            open_word = False
-        for part in filter(None, piece.split(SPACE)):
-            if open_word:
-                spoken[-1][0] += part
-                spoken[-1][2] = last
+        for letter in piece:
+            if letter == SPACE:
+                within = False
+            elif within:
+                spoken[-1][0], spoken[-1][2] = spoken[-1][0] + letter, last
             else:
-                spoken.append([part, first, last])
-            open_word = True
-        if piece.endswith(SPACE):
-            open_word = False
+                spoken.append([letter, first, last])
+                within = True
 
     def at(step: float) -> float:
         return round(min(max(start + step / rate, 0.0), duration), 6)

@@ -436,7 +436,7 @@ class EmotionRecognizer(SpeechRecognizer):
     def _hear(self, audio: Source, rate: float | None, temperature: float = 1.0, track: Span | None = None,
               transcribe: bool = True) -> _Heard:
         """Everything, from one pass; ``track`` is the window and the step, in seconds."""
-        context = max(CONTEXT, track[0] / 2 if track else 0.0)
+        context = windows.context_of(*track) if track else CONTEXT
         tokens, judged, shares = [], [], []
         segments: list[Segment] = []
         for piece in pieces(audio, rate, self.mods.encoder.rate, CHUNK - 2 * CONTEXT + 2 * context, context):

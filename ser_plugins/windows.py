@@ -115,13 +115,18 @@ def check(window: float, step: float) -> None:
                           f"{window:g}")
 
 
+def context_of(window: float, step: float) -> float:
+    """Seconds that pieces need at either end, so that none but the last gives the last segment."""
+    return max(CONTEXT, window / 2, step)
+
+
 def segments(piece: Piece, window: float, step: float, done: int) -> list[tuple[Span, Span]]:
     """The segments of the audio whose middle a piece gives, and the window that each is judged by.
 
     Arguments
     ---------
     piece : Piece
-        Its context is at least half a window.
+        Its context is at least half a window, and a step.
     window, step : float
         Seconds.
     done : int
