@@ -75,11 +75,10 @@ def encoder_of(source: str) -> Encoder:
     PluginError, DataError
         As of `inference.load_encoder`.
     """
-    name = source.removeprefix(inference.UNTRAINED)
-    if name in registry.installed("encoders"):
-        return _encoder(source, registry.load("encoders", name))
-    files = sorted(path for path in Path(name).glob("*") if path.is_file())
-    return _encoder(source, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    plugin, _, weights = source.removeprefix(inference.UNTRAINED).partition(":")
+    known = registry.load("encoders", plugin) if plugin in registry.installed("encoders") else None
+    files = sorted(path for path in Path(plugin if known is None else weights or ".").glob("*") if path.is_file())
+    return _encoder(source, (known, *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
 
 
 @functools.lru_cache(8)

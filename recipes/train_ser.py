@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import protocol
 import speechbrain as sb
 import torch
@@ -29,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ser_plugins import batches, experiment, folds, inference, registry, store
+from ser_plugins import batches, experiment, folds, inference, metrics, registry, store
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest
@@ -280,7 +281,8 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
 
     assert system.extractor is not None
     assert system.encoder is not None
-    model = {**values, "feature_options": feature_options(values), "head_options": system.options}
+    model = {**values, "feature_options": feature_options(values), "head_options": system.options,
+             "temperature": calibrate(outcomes["valid"], values["labels"])}
     inference.save_model(folder / "model", model, system.extractor, system.encoder, head)
     protocol.report(folder, system.name, parts, fold, settings, outcomes, {
         "loss": brain.test_loss, "epochs": latest.meta["epoch"], "tested_epoch": best.meta["epoch"],
@@ -290,6 +292,21 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     print(f"{system.name} on {values['corpus']}, test speaker {fold.test} ({len(parts['test'])} utterances), "
           f"epoch {best.meta['epoch']}, the best of {latest.meta['epoch']}\neverything lies in {folder}")
     return folder
+
+
+def calibrate(outcome: protocol.Outcome, labels: Sequence[str]) -> float | None:
+    """The temperature with the lowest cross-entropy on the validation speaker (Guo et al. 2017), for inference.
+
+    None where the speaker bounds none: one without an error asks for 0, and one who is told nothing for infinity.
+    """
+    probabilities = np.array([shares for _, shares in outcome])
+    found = metrics.fit_temperature([row.emotion for row, _ in outcome], probabilities, labels)
+    lowest, highest = metrics.TEMPERATURES
+    if not 1.01 * lowest < found < highest / 1.01:
+        logger.warning("the validation speaker bounds no temperature: probabilities stay uncalibrated in inference")
+        return None
+    logger.info("temperature %.3f, fitted on the validation speaker", found)
+    return found
 
 
 def evaluation(items: Sequence[Any], batch_size: int) -> DataLoader:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from ser_plugins import __version__, registry
+from ser_plugins import __version__, predict, registry
 from ser_plugins.errors import OptionError, PluginError, SerError, unknown_name
 
 DECODING = {  # option of transcribe, absent where it is not given → type, and what it says of itself
@@ -84,12 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("corpus", metavar="CORPUS")
     prepare.add_argument("folder", metavar="FOLDER")
     prepare.add_argument("--out", required=True, metavar="DIR", help="where manifest.csv goes")
-    predict = command("predict", "transcript and emotion of audio files, one JSON line per file")
-    predict.add_argument("--model", required=True, metavar="RUN_FOLDER", help="folder of a training run")
+    predicting = command("predict", "transcript with times, and emotion, of audio files")
+    predict.add_options(predicting)
     transcribe = command("transcribe", "transcript of audio files, one JSON line per file")
     transcribe.add_argument("--encoder", metavar="FOLDER", help="a trained encoder; by default the one shipped")
     for name, (kind, metavar, text) in DECODING.items():
-        transcribe.add_argument(f"--{name}", type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
+        for parser_of_texts in (predicting, transcribe):
+            parser_of_texts.add_argument(f"--{name}", type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
     imported = command("import-deepspeech", "make an encoder folder of a deepspeech.pytorch checkpoint")
     imported.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth (since July 2018) or Lightning's .ckpt")
     imported.add_argument("out", metavar="OUT", help="the folder to write")
@@ -100,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
                                                                  "the fingerprints that are named")
     store.add_argument("folder", metavar="STORE", help="as results/store")
     store.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT")
-    for parser_of_files in (predict, transcribe):
-        parser_of_files.add_argument("files", nargs="+", metavar="FILE")
+    for parser_of_files in (predicting, transcribe):
+        parser_of_files.add_argument("files", nargs="+", metavar="FILE", help="files, folders, or patterns in quotes")
         parser_of_files.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
     return parser
 
@@ -272,13 +273,8 @@ def prepare_corpus(options: argparse.Namespace) -> int:
 
 
 def predict_files(options: argparse.Namespace) -> int:
-    """``ser predict FILES… --model RUN_FOLDER``: transcript and emotion in one pass each."""
-    from ser_plugins.inference import EmotionRecognizer
-    from ser_plugins.values import check_device
-
-    check_device(options.device)
-    recognizer = EmotionRecognizer.from_hparams(source=options.model, run_opts={"device": options.device})
-    return _each_file(options.files, lambda path: recognizer.transcribe_and_classify_file(path).to_dict())
+    """``ser predict FILES… --model MODEL``: transcript and emotion in one pass each."""
+    return predict.run(options, _decoding(options))
 
 
 def transcribe_files(options: argparse.Namespace) -> int:
@@ -287,9 +283,13 @@ def transcribe_files(options: argparse.Namespace) -> int:
     from ser_plugins.values import check_device
 
     check_device(options.device)
-    decoding = {key: value for key, value in vars(options).items() if key in DECODING}
-    recognizer = SpeechRecognizer.from_hparams(options.encoder, {"device": options.device}, **decoding)
-    return _each_file(options.files, lambda path: {"text": recognizer.transcribe_file(path)})
+    recognizer = SpeechRecognizer.from_hparams(options.encoder, {"device": options.device}, **_decoding(options))
+    return _each_file(predict.audio_files(options.files), lambda path: {"text": recognizer.transcribe_file(path)})
+
+
+def _decoding(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `DECODING` that are given."""
+    return {key: value for key, value in vars(options).items() if key in DECODING}
 
 
 def import_deepspeech(options: argparse.Namespace) -> int:

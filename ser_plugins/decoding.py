@@ -147,12 +147,13 @@ class BeamSearch:
 
     def __call__(self, log_probs: Frames) -> list[str]:
         """The best transcript of each item of CTC log-probabilities ``[batch, time, pieces]``."""
-        texts = []
-        for item in log_probs.unpad():
-            parts = [self.searcher.decode_log_probs(part.numpy(), len(part))[0].text
-                     for part in self._parts(item.cpu().double(), int(LONGEST * log_probs.rate))]
-            texts.append(" ".join(part for part in parts if part))
-        return texts
+        found = [[text for _, text in self.search(item, log_probs.rate)] for item in log_probs.unpad()]
+        return [" ".join(filter(None, texts)) for texts in found]
+
+    def search(self, item: Tensor, rate: float) -> Iterator[tuple[Tensor, str]]:
+        """The parts of an item ``[time, pieces]`` that are searched one after another, each with its best text."""
+        for part in self._parts(item.cpu().double(), int(LONGEST * rate)):
+            yield part, self.searcher.decode_log_probs(part.numpy(), len(part))[0].text
 
     def _parts(self, item: Tensor, limit: int) -> Iterator[Tensor]:
         """Log-probabilities ``[time, pieces]`` in parts of at most ``limit`` steps, divided between words."""

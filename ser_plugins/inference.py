@@ -10,48 +10,32 @@ A model folder, ``RUN/model``, holds ``model.json`` (plain values: labels, featu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from sentencepiece import SentencePieceProcessor
 from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor
 
-from ser_plugins import audio, registry
+from ser_plugins import alignment, registry, windows
+from ser_plugins.audio import SAMPLE_RATE, Encoded, Source, read
 from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head, head_sizes
-from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, decoder
+from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, BeamSearch, decoder
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.files import write_atomically
+from ser_plugins.recognition import Recognition, Segment, Word
+from ser_plugins.values import numeric
+from ser_plugins.windows import CHUNK, CONTEXT, Span, pieces
 
-CHUNK = 30.0  # s that the encoder hears at once of a longer file
 UNTRAINED = "untrained:"  # before an encoder's name: the same network with random weights
-CONTEXT = 3.0  # s of them at either end that are only heard
-
-@dataclass(frozen=True)
-class Recognition:
-    """What was said and how.
-
-    Arguments
-    ---------
-    text : str
-        Transcript.
-    label : str
-        The most probable emotion.
-    probabilities : dict[str, float]
-        Probability of each emotion.
-    """
-
-    text: str
-    label: str
-    probabilities: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+BATCH = 64  # windows that a head judges at once
+STEP = 0.5  # s between two windows of a track
 
 
 def load_encoder(source: str | Path) -> Encoder:
@@ -115,7 +99,8 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
     folder : Path
         Made where it does not exist.
     values : Mapping[str, Any]
-        ``labels``, ``features``, ``feature_options``, ``encoder``, ``head``, ``head_options``.
+        ``labels``, ``features``, ``feature_options``, ``encoder``, ``head``, ``head_options``; ``temperature``
+        where one was fitted, which calibrates the probabilities of `EmotionRecognizer.transcribe_and_classify`.
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
@@ -131,6 +116,8 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
         "head": values["head"],
         "head_options": values["head_options"],
     }
+    if values.get("temperature") is not None:
+        content["temperature"] = values["temperature"]
     weights = save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()})
     write_atomically(folder / "head.safetensors", lambda file: file.write(weights), binary=True)
     write_atomically(folder / "model.json", lambda file: json.dump(content, file, indent=2))
@@ -180,39 +167,104 @@ class SpeechRecognizer(Pretrained):
         """Transcripts of waveforms ``[batch, samples]`` at 16 kHz; relative lengths ``[batch]``."""
         return self.hparams.decode(self.encode_batch(wavs, wav_lens).log_probs)
 
-    def transcribe_file(self, path: str | Path, chunk: float = CHUNK) -> str:
-        """Transcript of an audio file of any format and length; ``chunk`` as of `encode_file`."""
-        return self.hparams.decode(self.encode_file(path, chunk))[0]
+    def transcribe_file(self, path: Source, chunk: float = CHUNK, rate: float | None = None) -> str:
+        """Transcript of an audio file of any format and length; arguments as of `encode_file`."""
+        return self.hparams.decode(self.encode_file(path, chunk, rate))[0]
 
-    def encode_file(self, path: str | Path, chunk: float = CHUNK) -> Frames:
+    def encode_file(self, path: Source, chunk: float = CHUNK, rate: float | None = None) -> Frames:
         """CTC log-probabilities of an audio file, ``[1, time, tokens]``; only they grow with the file.
 
-        A file longer than ``chunk`` seconds is heard in pieces of that length. Of two that follow each other, which
-        have 2 × `CONTEXT` in common, each gives the steps on its side of the middle. What the encoder computes over
-        a whole utterance, as means for normalisation, it computes over each piece.
+        Arguments
+        ---------
+        path : Source
+            A path, the file's bytes, a file object, or samples ``[samples]`` or ``[samples, channels]``, an array or a
+            tensor.
+        chunk : float
+            Seconds that the encoder hears at once. A longer file is heard in pieces (`ser_plugins.windows`).
+        rate : float, optional
+            Of samples, in Hz.
 
         Raises
         ------
         OptionError
-            The chunk leaves nothing between its contexts.
+            The chunk leaves nothing between its contexts, or samples have no rate.
         DataError
             The file cannot be read.
         """
-        rate = self.mods.encoder.rate
-        context, whole = int(CONTEXT * rate), int(chunk * rate)  # steps, on which the pieces start
-        if whole <= 2 * context:
-            raise OptionError(f"chunk {chunk} s: it must be above {2 * CONTEXT:g} s, of which {CONTEXT:g} s at either "
-                              "end are context")
-        pieces = [self.encode_batch(torch.from_numpy(samples).unsqueeze(0)).log_probs.data[0]
-                  for samples in audio.read_blocks(path, whole / rate, 2 * context / rate)]
-        starts = [0] + [context] * (len(pieces) - 1)
-        ends = [whole - context] * (len(pieces) - 1) + [len(pieces[-1])]
-        own = [piece[start:end] for piece, start, end in zip(pieces, starts, ends, strict=True)]
-        return Frames.from_list([torch.cat(own)], rate)
+        heard = [self.encode_batch(piece.samples).log_probs.data[0, piece.own]
+                 for piece in pieces(path, rate, self.mods.encoder.rate, chunk)]
+        return Frames.from_list([torch.cat(heard)], self.mods.encoder.rate)
 
-    def load_audio(self, path: str | Path, savedir: str | None = None) -> Tensor:
+    def embeddings(self, audio: Source | list[Source], layer: int, rate: float | None = None) -> Tensor:
+        """Utterance vectors: the mean over time of an encoder layer (Lakomkin et al. 2017, §3.1.3).
+
+        Arguments
+        ---------
+        audio : Source | list[Source]
+            One recording of any kind that `encode_file` takes, or a list; of any length.
+        layer : int
+            The encoder layer, counted from 1.
+        rate : float, optional
+            Of samples, in Hz.
+
+        Returns
+        -------
+        Tensor
+            ``[batch, dim of the layer]``, on the CPU; one row for a single recording.
+
+        Raises
+        ------
+        OptionError
+            There is no such layer, or as `encode_file`.
+        DataError
+            A file cannot be read.
+
+        Example
+        -------
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> noises = [scale * torch.randn(4800, generator=generator) for scale in (0.3, 0.3, 0.3)]
+        >>> tones = [torch.sin(torch.arange(4800) * pitch) for pitch in (0.1, 0.11, 0.12)]
+        >>> recognizer = SpeechRecognizer.from_hparams()
+        >>> vectors = recognizer.embeddings([*noises, *tones], layer=2, rate=16000)
+        >>> vectors.shape
+        torch.Size([6, 512])
+        >>> LogisticRegression().fit(vectors[1:5], ["noise"] * 2 + ["tone"] * 2).predict(vectors[[0, 5]]).tolist()
+        ['noise', 'tone']
+        """
+        number = len(self.mods.encoder.layer_dims)
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= number:
+            raise OptionError(f"layer {layer!r} does not exist: the encoder has layers 1 to {number}")
+        return torch.stack([self._mean(source, layer, rate) for source in _listed(audio)])
+
+    def _mean(self, audio: Source, layer: int, rate: float | None) -> Tensor:
+        total, count = torch.zeros(self.mods.encoder.layer_dims[layer - 1]), 0
+        for piece in pieces(audio, rate, self.mods.encoder.rate, CHUNK):
+            frames = self.encode_batch(piece.samples).layers[layer - 1].data[0, piece.own]  # [time, dim]
+            total, count = total + frames.sum(dim=0).cpu(), count + len(frames)
+        return total / count
+
+    def _spoken(self, log_probs: Frames, duration: float) -> tuple[str, tuple[Word, ...]]:
+        """Transcript and its words, of log-probabilities ``[1, time, tokens]``."""
+        decode, tokenizer = self.hparams.decode, getattr(self.mods.encoder, "tokenizer", None)
+        item, rate = log_probs.data[0].cpu(), log_probs.rate
+        if not isinstance(tokenizer, SentencePieceProcessor):
+            return decode(log_probs)[0], ()
+        letters = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size())]
+        if not isinstance(decode, BeamSearch):
+            return decode(log_probs)[0], alignment.words(alignment.best_path(item), letters, rate, 0.0, duration)
+        texts: list[str] = []
+        found: list[Word] = []
+        steps = 0
+        for part, text in decode.search(item, rate):
+            path = alignment.forced_path(part, tokenizer.encode(text))
+            found += alignment.words(path, letters, rate, steps / rate, duration)
+            texts, steps = [*texts, text], steps + len(part)
+        return " ".join(filter(None, texts)), tuple(found)
+
+    def load_audio(self, path: Encoded, savedir: str | None = None) -> Tensor:
         """Any audio file as mono samples at 16 kHz, ``[samples]``."""
-        return torch.from_numpy(audio.read(path)).to(self.device)
+        return torch.from_numpy(read(path)).to(self.device)
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> list[str]:
         """As `transcribe_batch`."""
@@ -221,7 +273,7 @@ class SpeechRecognizer(Pretrained):
     def _absolute(self, wavs: Tensor, wav_lens: Tensor | None) -> tuple[Tensor, Tensor]:
         relative = torch.ones(len(wavs)) if wav_lens is None else wav_lens
         data = wavs.float().unsqueeze(2).to(self.device)
-        frames = Frames.from_relative(data, relative.to(self.device), audio.SAMPLE_RATE)
+        frames = Frames.from_relative(data, relative.to(self.device), SAMPLE_RATE)
         return frames.data.squeeze(2), frames.lengths
 
 
@@ -270,7 +322,8 @@ class EmotionRecognizer(SpeechRecognizer):
         options = {name: parameter.default for name, parameter in registry.arguments(type(head)).items()}
         needs = head.needs.resolve({**options, **config["head_options"]}, len(encoder.layer_dims))
         decode = decoder(encoder, beam_size, lm, lm_weight, word_bonus)
-        hparams = {"labels": config["labels"], "needs": needs, "decode": decode}
+        hparams = {"labels": config["labels"], "needs": needs, "decode": decode,
+                   "temperature": _temperature(config, folder / "model.json")}
         return cls({"encoder": encoder, "extractor": extractor, "head": head}, hparams, dict(run_opts or {}))
 
     def classify_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:
@@ -287,39 +340,189 @@ class EmotionRecognizer(SpeechRecognizer):
         -------
         tuple
             Log-probabilities ``[batch, classes]``, the best one ``[batch]``, its index ``[batch]``, its label (list).
+            They are the test stage's, before the temperature that `transcribe_and_classify` applies.
         """
-        return self._labelled(self._classify(*self._absolute(wavs, wav_lens))[0])
+        return self._labelled(self._judge(*self._represent(*self._absolute(wavs, wav_lens))))
 
-    def classify_file(self, path: str | Path) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        """As `classify_batch` for one audio file of any format."""
-        return self.classify_batch(self.load_audio(path).unsqueeze(0))
+    def classify_file(self, path: Source | list[Source], rate: float | None = None
+                      ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        """As `classify_batch` for one audio file, or a list of them.
 
-    def transcribe_and_classify_file(self, path: str | Path) -> Recognition:
-        """Transcript and emotion of an audio file, from one pass through the encoder, which hears all of it at once."""
-        waveforms, lengths = self._absolute(self.load_audio(path).unsqueeze(0), None)
-        log_probs, encoding = self._classify(waveforms, lengths, transcribe=True)
-        assert encoding is not None
-        probabilities = dict(zip(self.hparams.labels, log_probs[0].exp().tolist(), strict=True))
-        label = max(probabilities, key=lambda name: probabilities[name])
-        return Recognition(self.hparams.decode(encoding.log_probs)[0], label, probabilities)
+        Arguments
+        ---------
+        path : Source | list[Source]
+            As of `transcribe_and_classify`.
+        rate : float, optional
+            Of samples, in Hz.
+        """
+        heard = [self._hear(source, rate, transcribe=False).log_probs for source in _listed(path)]
+        return self._labelled(torch.stack(heard))
+
+    def transcribe_and_classify_file(self, path: Encoded) -> Recognition:
+        """Transcript and emotion of an audio file; as `transcribe_and_classify`."""
+        return self.transcribe_and_classify(path)
+
+    def track_file(self, path: Source, window: float = 2.0, step: float = STEP, rate: float | None = None
+                   ) -> Recognition:
+        """As `transcribe_and_classify` of one recording, with the emotion over time, from the same pass.
+
+        Arguments
+        ---------
+        path : Source
+            As of `transcribe_and_classify`.
+        window : float
+            Seconds by which each segment of the track is judged: those about its middle; at the recording's ends the
+            nearest whole window.
+        step : float
+            Seconds of a segment.
+        rate : float, optional
+            Of samples, in Hz.
+
+        Returns
+        -------
+        Recognition
+            Its ``track`` has segments of ``step`` seconds from 0 to ``duration``. The encoder, and what normalises the
+            features, hear what lies around a window.
+        """
+        windows.check(window, step)
+        return self._recognition(path, rate, (window, step))
+
+    @overload
+    def transcribe_and_classify(self, audio: Source, rate: float | None = None) -> Recognition: ...
+    @overload
+    def transcribe_and_classify(self, audio: list[Source], rate: float | None = None) -> list[Recognition]: ...
+
+    def transcribe_and_classify(self, audio, rate=None):
+        """Transcript with the times of its words, and emotion, from one pass through the encoder.
+
+        A recording of up to 30 s is heard at once. A longer one is heard in pieces of 30 s that overlap by 6, and its
+        probabilities are the mean of its pieces' by their duration.
+
+        Arguments
+        ---------
+        audio : Source | list[Source]
+            A path, the bytes of an audio file, a file object open for reading them, or samples, ``[samples]`` or
+            ``[samples, channels]``, in an array or a tensor; or a list of these.
+        rate : float, optional
+            Of samples, in Hz, which a file says of itself.
+
+        Returns
+        -------
+        Recognition | list[Recognition]
+            One for each recording. Its probabilities are those of `classify_file` brought to the model's temperature;
+            where the model has none, ``calibrated`` is False.
+
+        Raises
+        ------
+        OptionError
+            Samples without a rate or of another shape or type.
+        DataError
+            A file cannot be read, or is too short.
+        """
+        if isinstance(audio, list):
+            return [self._recognition(source, rate) for source in audio]
+        return self._recognition(audio, rate)
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:  # type: ignore[override]
         """As `classify_batch`."""
         return self.classify_batch(wavs, wav_lens)
 
+    def _recognition(self, audio: Source, rate: float | None, track: Span | None = None) -> Recognition:
+        heard = self._hear(audio, rate, self.hparams.temperature or 1.0, track)
+        assert heard.tokens is not None
+        text, words = self._spoken(heard.tokens, heard.duration)
+        probabilities = self._named(heard.log_probs)
+        return Recognition(text, _best(probabilities), probabilities, words, tuple(heard.track), heard.duration,
+                           self.hparams.temperature is not None)
+
+    def _hear(self, audio: Source, rate: float | None, temperature: float = 1.0, track: Span | None = None,
+              transcribe: bool = True) -> _Heard:
+        """Everything, from one pass; ``track`` is the window and the step, in seconds."""
+        context = windows.context_of(*track) if track else CONTEXT
+        tokens, judged, shares = [], [], []
+        segments: list[Segment] = []
+        for piece in pieces(audio, rate, self.mods.encoder.rate, CHUNK - 2 * CONTEXT + 2 * context, context):
+            features, encoding = self._represent(*self._absolute(piece.samples, None), transcribe)
+            if transcribe and encoding is not None:
+                tokens.append(encoding.log_probs.data[0, piece.own])
+            whole = piece.last and not piece.begin
+            start, end = piece.span
+            own = None if whole else [(start - piece.offset, end - piece.offset)]
+            judged.append(self._judge(features, encoding, temperature, own)[0])
+            shares.append(end - start)
+            if track:
+                spans = windows.segments(piece, *track, len(segments))
+                found = [self._judge(features, encoding, temperature, [window for _, window in spans[at:at + BATCH]])
+                         for at in range(0, len(spans), BATCH)]
+                segments += self._segments([span for span, _ in spans], torch.cat(found)) if spans else []
+            duration = piece.end
+        weights = torch.tensor(shares, device=self.device).log() - math.log(sum(shares))
+        log_probs = (torch.stack(judged) + weights.unsqueeze(1)).logsumexp(dim=0)  # [classes]
+        encoded = Frames.from_list([torch.cat(tokens)], self.mods.encoder.rate) if transcribe else None
+        return _Heard(encoded, log_probs, segments, duration)
+
     @torch.no_grad()
-    def _classify(self, waveforms: Tensor, lengths: Tensor, transcribe: bool = False) -> tuple[Tensor, Encoding | None]:
+    def _represent(self, waveforms: Tensor, lengths: Tensor, transcribe: bool = False
+                   ) -> tuple[Frames | None, Encoding | None]:
+        """The features and the encoding that the head needs, or the transcript."""
         needs = self.hparams.needs
         features = self.mods.extractor(waveforms, lengths).to(self.device) if needs.features else None
-        encoding = self.mods.encoder(waveforms, lengths) if needs.encoder or transcribe else None
+        return features, self.mods.encoder(waveforms, lengths) if needs.encoder or transcribe else None
+
+    @torch.no_grad()
+    def _judge(self, features: Frames | None, encoding: Encoding | None, temperature: float = 1.0,
+               spans: Sequence[Span] | None = None) -> Tensor:
+        """Log-probabilities ``[batch, classes]``; those of stretches of a single utterance where they are named."""
+        needs = self.hparams.needs
+        if spans is not None:
+            features = windows.cut(features, spans) if features else None
+            encoding = windows.cut_encoding(encoding, [*needs.sequences, *needs.means], spans) if encoding else None
         inputs = needs.take(features, encoding)
         stored = {layer: replace(frames, data=frames.data.half().float())  # as the store keeps them, and training reads
                   for layer, frames in inputs.sequences.items()}
-        return self.mods.head(replace(inputs, sequences=stored)).log_softmax(dim=1), encoding
+        return (self.mods.head(replace(inputs, sequences=stored)) / temperature).log_softmax(dim=1)
+
+    def _named(self, log_probs: Tensor) -> dict[str, float]:
+        return dict(zip(self.hparams.labels, log_probs.exp().tolist(), strict=True))
+
+    def _segments(self, spans: Sequence[Span], log_probs: Tensor) -> list[Segment]:
+        named = map(self._named, log_probs)
+        return [Segment(*span, _best(shares), shares) for span, shares in zip(spans, named, strict=True)]
 
     def _labelled(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         score, index = log_probs.max(dim=1)
         return log_probs, score, index, [self.hparams.labels[number] for number in index.tolist()]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What one pass over a recording gives: the encoder's tokens, log-probabilities ``[classes]``, and the track."""
+
+    tokens: Frames | None
+    log_probs: Tensor
+    track: list[Segment]
+    duration: float
+
+
+def _listed(audio: Source | list[Source]) -> list[Source]:
+    """One recording, or several, as several; an empty list is refused."""
+    if not isinstance(audio, list):
+        return [audio]
+    if not audio:
+        raise OptionError("an empty list: there is no audio in it")
+    return audio
+
+
+def _best(probabilities: Mapping[str, float]) -> str:
+    return max(probabilities, key=lambda name: probabilities[name])
+
+
+def _temperature(config: Mapping[str, Any], path: Path) -> float | None:
+    """What the logits are divided by; None where none was fitted."""
+    value = config.get("temperature")
+    if value is not None and (not numeric(value) or value <= 0):
+        raise DataError(f"{path} is corrupt: temperature {value!r} is no number above 0")
+    return value
 
 
 def _load_head(head: Head, path: Path) -> None:

@@ -20,6 +20,7 @@ from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer, load_encoder
+from ser_plugins.metrics import tempered
 
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
 LABELS = ["anger", "happiness", "neutral", "sadness"]
@@ -112,9 +113,13 @@ def test_transcript_and_emotion_come_from_one_pass(recognizers, files, passes, s
     assert both.text == recognizers[system].transcribe_file(path)
     assert both.label == label[0]
     assert list(both.probabilities) == LABELS
-    assert list(both.probabilities.values()) == pytest.approx(log_probs[0].exp().tolist(), abs=1e-6)
-    assert json.loads(json.dumps(both.to_dict())) == {
-        "text": both.text, "label": both.label, "probabilities": both.probabilities}
+    temperature = recognizers[system].hparams.temperature
+    wanted = tempered(log_probs.exp().double().numpy(), temperature or 1.0)[0]
+    assert list(both.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert both.calibrated == (temperature is not None)
+    assert [word.text for word in both.words] == both.text.split()
+    assert both.duration == pytest.approx(audio.info(path).duration)
+    assert both.track == ()
 
 
 def test_a_stereo_file_of_another_rate(recognizers, files, tmp_path):
