@@ -1,5 +1,6 @@
 """Models of transformers as encoders, against transformers itself; tiny ones with random weights, made here."""
 
+import csv
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from ser_plugins import testing
 from ser_plugins.encoders import huggingface
 from ser_plugins.encoders.huggingface import HuggingFace, save_tiny
 from ser_plugins.errors import DataError, OptionError, PluginError
-from ser_plugins.inference import load_encoder
+from ser_plugins.inference import EmotionRecognizer, load_encoder
 from ser_plugins.testing.rules import speech
 
 transformers = pytest.importorskip(
@@ -112,3 +113,27 @@ def test_the_untrained_twin_has_other_weights_the_same_for_a_seed(tmp_path):
         HuggingFace.untrained(source), HuggingFace.untrained(source, seed=1))]
     assert prints[1] == prints[2]
     assert len(set(prints)) == 3
+
+
+def said(folder):
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("head", "ctc"), [("weighted_layers", False), ("linguistic", True)])
+def test_a_system_over_it_trains_and_is_loaded_again(train, tmp_path, synthetic_rows, head, ctc):
+    source = made(tmp_path / "model", "hubert", ctc=ctc)
+    folder = train("mp", tmp_path, "--head", head, "--encoder", f"huggingface:{source}")
+    recognizer = EmotionRecognizer.from_hparams(source=folder)
+    paths = {row.id: row.path for row in synthetic_rows}
+    for row in said(folder)[:3]:
+        log_probs, *_ = recognizer.classify_file(paths[row["id"]])
+        expected = [float(row[f"p_{label}"]) for label in recognizer.hparams.labels]
+        torch.testing.assert_close(log_probs[0].exp(), torch.tensor(expected), atol=1e-4, rtol=0)
+    if ctc:
+        assert isinstance(recognizer.transcribe_file(paths[row["id"]]), str)
+        return
+    with pytest.raises(DataError, match="has no CTC output: it gives neither a transcript nor"):
+        recognizer.transcribe_file(paths[row["id"]])
+    with pytest.raises(OptionError, match="head 'linguistic': it reads CTC log-probabilities, and this encoder has no"):
+        train("mp", tmp_path, "--head", "linguistic", "--encoder", f"huggingface:{source}")
