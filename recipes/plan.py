@@ -47,13 +47,17 @@ def refuse_misspelt_systems(argv: Sequence[str]) -> None:
     """
     file, given, _ = command_line.read(argv)
     values = command_line.experiment(command_line.tree(file)) | given
-    shared, heads = values["options"], set()
-    for entry in values["plan"] if isinstance(values["plan"], list) and isinstance(shared, Mapping) else [None]:
-        path = file.parent / str(entry.get("hparams")) if isinstance(entry, Mapping) else file.parent
-        key = OURS.get(str(entry.get("recipe", "train_ser.py"))) if path.is_file() else None
-        if key is None:  # another's recipe names its systems as it likes; and of a wrong entry cross_validate.py tells
+    entries, shared, heads = values["plan"], values["options"], set()
+    if not isinstance(entries, list) or not isinstance(shared, Mapping):  # of which cross_validate.py tells
+        return
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not (file.parent / str(entry.get("hparams"))).is_file():
             return
-        options = command_line.experiment(command_line.tree(path)) | (shared if key == "head" else {}) | entry
+        key = OURS.get(str(entry.get("recipe", "train_ser.py")))
+        if key is None:  # another's recipe names its systems as it likes
+            return
+        own = command_line.experiment(command_line.tree(file.parent / entry["hparams"]))
+        options = {**own, **(shared if key == "head" else {}), **entry}
         heads.add(str(options.get(key)))
     for name in names(values["systems"]):
         if not any(name == head or name.startswith(f"{head}-") for head in heads):

@@ -36,7 +36,7 @@ def entry_points(group: str) -> EntryPoints:
 
 
 @functools.lru_cache(maxsize=1)
-def _entry_points(_state: tuple[tuple[str, int], ...]) -> EntryPoints:
+def _entry_points(_state: tuple[tuple[str, int], ...]) -> Any:
     """Those of all distributions: all of their metadata is read, some 10 ms, and a plan asks hundreds of times."""
     return importlib.metadata.entry_points()
 
