@@ -11,6 +11,13 @@ setting is another run. Representations are computed first, once for all. A run 
 
 from __future__ import annotations
 
+import plan
+
+from ser_plugins import command_line
+
+if __name__ == "__main__":
+    command_line.run(plan.refuse_misspelt_systems)  # before imports that take seconds
+
 import csv
 import gzip
 import io
@@ -20,7 +27,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -39,7 +46,6 @@ from ser_plugins.files import write_atomically
 from ser_plugins.inference import UNTRAINED
 
 HERE = Path(__file__).parent
-SWEPT = ("layer", "units")  # options of which a system of the plan may have several values
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
 RULES: experiment.Rules = {
@@ -60,23 +66,6 @@ class Planned:
     system: protocol.System
 
 
-def sweep(entry: Mapping[str, Any], layers: int = 0) -> Iterator[dict[str, Any]]:
-    """One mapping of options for each value of a swept option; ``layer: all`` is each of so many layers.
-
-    Example
-    -------
-    >>> list(sweep({"hparams": "mp.yaml", "layer": "all"}, layers=2))
-    [{'hparams': 'mp.yaml', 'layer': 1}, {'hparams': 'mp.yaml', 'layer': 2}]
-    """
-    for key in SWEPT:
-        values = list(range(1, layers + 1)) if key == "layer" and entry.get(key) == "all" else entry.get(key)
-        if isinstance(values, list):
-            for value in values:
-                yield from sweep({**entry, key: value}, layers)
-            return
-    yield dict(entry)
-
-
 def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     """Name → system of the plan, built, so that whatever is wrong with one is known before anything runs.
 
@@ -91,13 +80,13 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
         layers = len(protocol.encoder_of(entry.get("encoder", values["encoder"])).layer_dims) if "layer" in entry else 0
-        for options in sweep(entry, layers):
+        for options in plan.sweep(entry, layers):
             one = _planned(exp, options)
             if one.system.name in found:
                 raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
                                   "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
             found[one.system.name] = one
-    wanted = _names(values["systems"]) or list(found)
+    wanted = plan.names(values["systems"]) or list(found)
     for name in wanted:
         if name not in found:
             raise OptionError(unknown_name("system", name, found, "systems of the plan"))
@@ -125,17 +114,10 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     return Planned(str(HERE / recipe), words, one, replace(system, name=name))
 
 
-def _names(given: Any) -> list[str]:
-    """A list, or words between commas; of ``all``, none."""
-    if given == "all":
-        return []
-    return [str(name).strip() for name in (given if isinstance(given, list) else str(given).split(","))]
-
-
 def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
     """The folds that the plan names."""
     every = protocol.all_folds(rows, {**values, "test_speaker": None})
-    wanted = _names(values["folds"])
+    wanted = plan.names(values["folds"])
     return [folds.find(every, name) for name in wanted] or every
 
 
@@ -281,7 +263,7 @@ def main(argv: Sequence[str]) -> None:
     values = exp.values
     experiment.check_values(values, RULES)
     protocol.check_corpora(values, exp.given)
-    if _names(values["folds"]) and values["test_corpus"] is not None:
+    if plan.names(values["folds"]) and values["test_corpus"] is not None:
         raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
     systems = planned(exp)
     root = Path(values["output_folder"])

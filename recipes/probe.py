@@ -11,6 +11,11 @@ that shows too, training has not given. What is stored of an interrupted run is 
 
 from __future__ import annotations
 
+from ser_plugins import command_line
+
+if __name__ == "__main__":
+    command_line.refuse_mistakes()  # before imports that take seconds
+
 import csv
 import json
 import logging

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_plugins import experiment, figures, metrics, page, predictions, significance
+from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.errors import DataError
 from ser_plugins.page import Picture, Section, Table
 from ser_plugins.predictions import Predictions
@@ -435,4 +435,4 @@ def main(argv: Sequence[str]) -> Path:
 
 
 if __name__ == "__main__":
-    experiment.run(main)
+    command_line.run(main)

@@ -10,6 +10,11 @@ Under ``torchrun`` the processes share every batch, and learn what one process w
 
 from __future__ import annotations
 
+from ser_plugins import command_line
+
+if __name__ == "__main__":
+    command_line.refuse_mistakes()  # before imports that take seconds
+
 import importlib
 import json
 import logging

@@ -10,6 +10,11 @@ at its last finished epoch and gives the predictions of an undisturbed one.
 
 from __future__ import annotations
 
+from ser_plugins import command_line
+
+if __name__ == "__main__":
+    command_line.refuse_mistakes()  # before imports that take seconds
+
 import hashlib
 import inspect
 import json

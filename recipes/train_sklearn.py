@@ -8,6 +8,11 @@ the validation speaker, as train_ser.py chooses an epoch.
 
 from __future__ import annotations
 
+from ser_plugins import command_line
+
+if __name__ == "__main__":
+    command_line.refuse_mistakes()  # before imports that take seconds
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -12,7 +12,7 @@ its regime, then what a variation names itself, then the command line.
 
 from __future__ import annotations
 
-import difflib
+import copy
 import errno
 import fcntl
 import json
@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -31,12 +30,13 @@ import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from safetensors import SafetensorError
 from speechbrain.utils.run_opts import RunOptions
 
+from ser_plugins import command_line
+from ser_plugins.command_line import run as run  # recipes take it from here
 from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
-from ser_plugins.values import Rules, check_device, numeric, parse_value
+from ser_plugins.values import Rules, check_device, numeric
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ class Experiment:
 
     def nested(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The overrides in the file's own structure, as HyperPyYAML and `create_experiment_directory` want them."""
-        chosen = {**self.overrides, **(more or {})}
-        return {"experiment": chosen} if _is_variation(_tree(self.file)) else chosen
+        chosen = copy.deepcopy({**self.overrides, **(more or {})})  # HyperPyYAML resolves references in them
+        return {"experiment": chosen} if command_line.is_variation(command_line.tree(self.file)) else chosen
 
     def build(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Loads the hyperparameters with further overrides.
@@ -108,7 +108,7 @@ class Experiment:
         OptionError
             A value does not suit the object that it builds, or a placeholder has none.
         """
-        return _Keys(self.file, _experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more))))
+        return _Keys(self.file, command_line.experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more))))
 
 
 class _Keys(dict[str, Any]):
@@ -131,27 +131,19 @@ def load(argv: Sequence[str]) -> Experiment:
         The file is missing or no YAML, a key or run option is unknown (the nearest is named), a value is missing, or
         an ``=`` stands alone.
     """
-    if not argv or argv[0].startswith("-"):
-        raise OptionError("usage: python recipes/RECIPE.py HPARAMS.yaml [--key value]…; the keys are those of the YAML "
-                          "file, and SpeechBrain's run options such as --device and --debug")
-    file = Path(argv[0])
-    if not file.is_file():
-        raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")
-    keys = _experiment(_tree(file))
-    given, run_arguments = _split(argv[1:], list(keys))
+    file, given, run_arguments = command_line.read(argv)
+    keys = command_line.experiment(command_line.tree(file))
     overrides = dict(given)
     if "regimes" in keys:
         regime = given.get("regime", keys["regime"])
-        if str(regime) not in keys["regimes"]:
-            raise OptionError(unknown_name("regime", str(regime), keys["regimes"], "known"))
-        own = _variation_keys(file)
+        own = command_line.variation_keys(file)
         overrides = {key: value for key, value in (keys["regimes"][regime] or {}).items() if key not in own} | given
     _, run_opts, _ = RunOptions.from_command_line_args([str(file), *run_arguments])
     check_device(run_opts.device)
     blank = Experiment(file, {}, run_opts, overrides, frozenset(given))
-    resolved = _experiment(YAML().load(_loaded(resolve_references, file, blank.nested())))
+    resolved = command_line.experiment(YAML().load(_loaded(resolve_references, file, blank.nested())))
     values = _Keys(file, _plain(resolved))
-    for key, default in _base(file).items():
+    for key, default in command_line.base_tree(file).items():
         if key in values:
             _check_kind(key, values[key], default)
     return replace(blank, values=values, resolved=resolved)
@@ -217,106 +209,6 @@ def _described(node: Any) -> str:
         body = str(getattr(node, "value", node))
     tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
     return f"{tag} {body}" if tag.startswith("!") else body
-
-
-def _is_variation(tree: Mapping[str, Any]) -> bool:
-    return list(tree) == ["experiment"]
-
-
-def _experiment(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return tree["experiment"] if _is_variation(tree) else dict(tree)
-
-
-def _tree(file: Path) -> dict[str, Any]:
-    """The YAML's keys and plain values; nothing is constructed, and placeholders are left alone."""
-    reader = YAML()
-    try:
-        tree = reader.load(file.read_text(encoding="utf-8"))
-        included = tree.get("experiment", {}) if isinstance(tree, Mapping) else {}
-        tag = getattr(getattr(included, "tag", None), "value", None) or ""
-        if tag.startswith("!include:"):
-            name = tag.removeprefix("!include:")
-            if not (file.parent / name).is_file():
-                raise OptionError(f"{file} is a variation of {name}, which is not beside it in {file.parent}: put both "
-                                  "into one folder")
-            base = reader.load((file.parent / name).read_text(encoding="utf-8"))
-            for key in included:
-                if key not in base:
-                    raise OptionError(f"{file}: {unknown_name('key', key, base, f'keys of {name}')}")
-            return {"experiment": {**base, **included}}
-    except (YAMLError, OSError) as error:
-        raise OptionError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(tree, Mapping):
-        raise OptionError(f"{file} holds no keys")
-    return dict(tree)
-
-
-def _base(file: Path) -> dict[str, Any]:
-    """The file, or of a variation the experiment that it varies: what it leaves null is free."""
-    text = file.read_text(encoding="utf-8")
-    included = YAML().load(text).get("experiment")
-    tag = getattr(getattr(included, "tag", None), "value", None) or ""
-    return _tree(file.parent / tag.removeprefix("!include:")) if tag.startswith("!include:") else _tree(file)
-
-
-def _variation_keys(file: Path) -> frozenset[str]:
-    """What a variation names itself; its base's keys are not in it."""
-    tree = YAML().load(file.read_text(encoding="utf-8"))
-    return frozenset(tree["experiment"] or ()) if _is_variation(tree) else frozenset()
-
-
-def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Divides the command line into overrides of YAML keys and SpeechBrain's run options."""
-    run_options = {key: value for key, value in RunOptions().as_dict().items()
-                   if key not in ("param_file", "overridden_args")}
-    given: dict[str, Any] = {}
-    run_arguments: list[str] = []
-    rest = list(arguments)
-    while rest:
-        token = rest.pop(0)
-        if not token.startswith("--") or token == "--":
-            raise OptionError(f"unexpected '{token}'; options are written --key value or --key=value, "
-                              "without spaces around '='")
-        key, equals, value = token[2:].partition("=")
-        if key not in keys and key not in run_options:
-            close = difflib.get_close_matches(key, [*keys, *run_options], n=1)
-            guess = f"; did you mean '--{close[0]}'?" if close else ";"
-            raise OptionError(f"no option '--{key}'{guess} keys of this YAML file: {', '.join(sorted(keys))}; "
-                              "SpeechBrain's run options (--device, --debug, --noprogressbar, …) are taken too")
-        if run_options.get(key) is False and key not in keys:
-            run_arguments.append(token)
-            continue
-        if not equals:
-            if not rest or rest[0].startswith("--") or rest[0] == "=":
-                raise OptionError(f"--{key} needs a value: --{key} VALUE or --{key}=VALUE, without spaces around '='")
-            value = rest.pop(0)
-        if key in keys:
-            try:
-                given[key] = parse_value(value)
-            except YAMLError as error:
-                raise OptionError(f"--{key}: '{value}' is not a YAML value: {error}") from error
-        else:
-            run_arguments.append(f"--{key}={value}")
-    return given, run_arguments
-
-
-def run(main: Callable[[Sequence[str]], object]) -> None:
-    """Runs a recipe's main with the command line; a user's error is one sentence and exit code 2."""
-    try:
-        main(sys.argv[1:])
-    except SerError as error:
-        message = str(error)
-    except (OSError, SafetensorError) as error:
-        message = storage_error(error)
-        if not message:
-            raise
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
-    else:
-        return
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def is_range(value: Any) -> bool:
@@ -415,19 +307,3 @@ def _lock(path: Path) -> None:
             raise DataError(f"{path.parent} cannot be made: {error.strerror}; is the folder writable and the disk not "
                             "full?") from error
         logger.warning("%s cannot be locked (%s): start no second process on this run", path, error.strerror)
-
-
-def storage_error(error: Exception) -> str:
-    """What a failure to write a file is to the user; empty for an error of another kind.
-
-    Example
-    -------
-    >>> storage_error(OSError(28, "No space left on device"))
-    'No space left on device; is the folder writable and the disk not full?'
-    """
-    hint = "is the folder writable and the disk not full?"
-    if isinstance(error, OSError):
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            return ""
-        return f"{error.filename}: {error.strerror}; {hint}" if error.filename else f"{error.strerror}; {hint}"
-    return f"{error}; {hint}"

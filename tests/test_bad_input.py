@@ -4,13 +4,13 @@ import errno
 import io
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import soundfile
 import torch
@@ -419,16 +419,11 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, error):
         experiment.run(main)
 
 
-def shown(*words, **limits):
-    """Exit code and standard error of the recipe as a program, without progress bars."""
-    done = subprocess.run([sys.executable, str(ROOT / "recipes/train_ser.py"), *map(str, words)], capture_output=True,
-                          text=True, check=False, **limits)
-    return done.returncode, [line for line in done.stderr.splitlines() if line and "%|" not in line]
-
-
 def test_the_program_tells_a_mistake_without_a_traceback():
-    code, lines = shown(ROOT / "hparams/mp.yaml", "--leyer", "2")
-    assert code == 2
+    command = [sys.executable, str(ROOT / "recipes/train_ser.py"), str(ROOT / "hparams/mp.yaml"), "--leyer", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
     assert len(lines) == 1
     assert lines[0].startswith("error: no option '--leyer'; did you mean '--layer'?")
 
@@ -438,11 +433,10 @@ def test_the_program_tells_that_its_files_cannot_grow(train, options, tones):
     tones()
     train(hparams="baseline.yaml")  # numba keeps what it compiles here, which is larger too
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-    code, lines = shown(ROOT / "hparams/baseline.yaml", *options, "--seed", "2", preexec_fn=limit)
-    assert code == 2
+    words = (ROOT / "hparams/baseline.yaml", *options, "--seed", "2")
+    done = processes.run(ROOT / "recipes/train_ser.py", words, file_size=60_000)
+    lines = [line for line in done.stderr.splitlines() if line and "%|" not in line]
+    assert done.codes == (2,)
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: no checkpoint can be written to ")
     assert lines[0].endswith("is the folder writable and the disk not full?")

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, and no dearer with every epoch."""
 
 
+import processes
 import pytest
 import torch
 
@@ -135,8 +136,8 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_processes_agree_on_what_to_delete(tmp_path, torchrun):
+def test_processes_agree_on_what_to_delete(tmp_path):
     """One that does not yet see the new checkpoint would keep the old one, and wait for the other for ever."""
     (tmp_path / "saving.py").write_text(SAVING)
-    done = torchrun(2, tmp_path / "saving.py", tmp_path / "save")
-    assert done.returncode == 0, done.stderr
+    done = processes.run(tmp_path / "saving.py", [tmp_path / "save"], processes=2)
+    assert done.codes == (0,), done.stderr

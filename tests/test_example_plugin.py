@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 import train_ser
 
@@ -43,42 +44,45 @@ def environment(tmp_path_factory):
     return {**os.environ, "PYTHONPATH": path}
 
 
-def ser(environment, *words):
-    return subprocess.run([sys.executable, "-m", "ser_plugins.cli", *words], env=environment, capture_output=True,
-                          text=True, check=False)
+@pytest.fixture(scope="module")
+def ser(environment, tmp_path_factory):
+    """The command ``ser`` there."""
+    script = tmp_path_factory.mktemp("program") / "ser.py"
+    script.write_text("import sys; from ser_plugins import cli; sys.exit(cli.main())")
+    return lambda *words: processes.run(script, words, environment=environment)
 
 
-def test_it_is_listed_beside_the_built_in_heads(environment):
-    done = ser(environment, "list", "heads")
+def test_it_is_listed_beside_the_built_in_heads(ser):
+    done = ser("list", "heads")
     assert "  attention        ser-head-attention 0.1.0 (ser_head_attention:Attention)" in done.stdout
     assert "  progressive      ser_plugins" in done.stdout
 
 
-def test_it_keeps_the_contract(environment):
-    done = ser(environment, "check", "attention")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_it_keeps_the_contract(ser):
+    done = ser("check", "attention")
+    assert (done.codes, done.stderr) == ((0,), "")
     assert done.stdout.startswith("head 'attention' keeps all ")
 
 
-def test_its_options_are_described(environment):
-    done = ser(environment, "info", "attention")
+def test_its_options_are_described(ser):
+    done = ser("info", "attention")
     assert "ser-head-attention 0.1.0" in done.stdout
     assert "Needs(features=False, sequences='layer', means=(), log_probs=False)" in done.stdout
     assert "units: int = 64" in done.stdout
 
 
-def test_its_own_test_passes(environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "test_contract.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+def test_its_own_test_passes(environment, tmp_path):
+    (tmp_path / "run.py").write_text("import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))")
+    words = ("-q", "-p", "no:cacheprovider", EXAMPLE / "test_contract.py")
+    done = processes.run(tmp_path / "run.py", words, environment=environment)
+    assert done.codes == (0,), done.stdout
 
 
 def test_it_trains(environment, small, tmp_path):
     root = EXAMPLE.parents[1]
-    command = [sys.executable, str(root / "recipes/train_ser.py"), str(root / "hparams/rnn.yaml"), "--head",
-               "attention", *small, "--output_root", str(tmp_path), "--noprogressbar"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = (root / "hparams/rnn.yaml", "--head", "attention", *small, "--output_root", tmp_path, "--noprogressbar")
+    done = processes.run(root / "recipes/train_ser.py", words, environment=environment, timeout=300)
+    assert done.codes == (0,), done.stderr
     (folder,) = tmp_path.glob("synthetic/attention-2/test-S01/seed-1")
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 12
     assert json.loads((folder / "model/model.json").read_text())["head_options"] == {

@@ -1,6 +1,7 @@
 """The norm over valid frames is PyTorch's batch norm of those frames put end to end, in one process or several."""
 
 
+import processes
 import pytest
 import torch
 from torch import nn
@@ -72,15 +73,15 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_three_processes_normalise_as_one_does(tmp_path, torchrun):
+def test_three_processes_normalise_as_one_does(tmp_path):
     """Five utterances; the last of the processes has one without valid frames, which counts nothing."""
     torch.manual_seed(2)
     x, weights = torch.randn(2, 6, 4, 7, dtype=torch.double)
     mask = torch.arange(7) < torch.tensor([7, 3, 5, 2, 6, 0]).unsqueeze(1)
     torch.save([x, weights * mask.unsqueeze(1), mask], tmp_path / "batch")
     (tmp_path / "shares.py").write_text(SHARES)
-    done = torchrun(3, tmp_path / "shares.py", tmp_path / "batch")
-    assert done.returncode == 0, done.stderr
+    done = processes.run(tmp_path / "shares.py", [tmp_path / "batch"], processes=3)
+    assert done.codes == (0,), done.stderr
     shares = [torch.load(tmp_path / f"batch.{rank}") for rank in range(3)]
     alone = FrameNorm(4).double().train()
     whole = x[:5].clone().requires_grad_()

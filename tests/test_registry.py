@@ -1,5 +1,6 @@
 """Names to plugins, on entry points that exist only in memory."""
 
+import shutil
 import sys
 from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
@@ -246,3 +247,16 @@ def test_the_built_in_plugins_come_through_entry_points():
         owners = {registry.distribution(entry) for found in registry.installed(group).values() for entry in found
                   if entry.value.startswith("ser_plugins.")}
         assert [owner.split()[0] for owner in owners] == ["ser_plugins"]
+
+
+def test_what_is_installed_meanwhile_is_found(tmp_path, monkeypatch):
+    """In a notebook, by pip, while the process goes on; what is uninstalled is not."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "late" not in registry.installed("heads")
+    folder = tmp_path / "late-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[ser_plugins.heads]\nlate = late:Late\n")
+    assert registry.distribution(registry.find("heads", "late")) == "late 1.0"
+    shutil.rmtree(folder)
+    assert "late" not in registry.installed("heads")

@@ -7,10 +7,12 @@ import json
 import math
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import processes
 import pytest
 import sentencepiece
 import speechbrain as sb
@@ -380,15 +382,11 @@ def last_checkpoint(folder):
 
 
 @pytest.fixture
-def in_processes(torchrun, librispeech):
-    """Trains in several processes: ``in_processes(2, folder, "--lr", 0.1)``."""
+def shared(librispeech):
+    """The command line of a training by several processes: ``shared(folder, "--lr", 0.1)``."""
     options = (RECIPES.parent / "hparams/asr_small.yaml", "--data_folder", librispeech, *TINY, *ONE_CORPUS,
                "--distributed_backend=gloo")
-
-    def run(number, folder, *words, script=RECIPES / "train_asr.py"):
-        return torchrun(number, script, *options, "--output_folder", folder, *words, timeout=300)
-
-    return run
+    return lambda folder, *words: (*options, "--output_folder", folder, *words)
 
 
 KILLED = """
@@ -419,32 +417,33 @@ def assert_same_training(folder, other):
         assert (folder / name).read_text() == (other / name).read_text()
 
 
-def test_several_processes_learn_what_one_does(train, in_processes, tmp_path):
-    """Batches of as much audio each, some of fewer utterances than processes."""
+def test_several_processes_learn_what_one_does(train, shared, torchrun, tmp_path):
+    """By torchrun, as users start them. Batches of as much audio each, some of fewer utterances than processes."""
     words = (*SHARED, "--dynamic_batching", "true", "--max_batch_length", "2.2")
     train(tmp_path / "alone", *words)
-    done = in_processes(3, tmp_path / "shared", *words)
+    done = torchrun(3, RECIPES / "train_asr.py", *shared(tmp_path / "shared", *words), timeout=300)
     assert done.returncode == 0, done.stderr
     assert_same_training(tmp_path / "shared", tmp_path / "alone")
 
 
-def test_processes_killed_in_mid_epoch_learn_what_an_undisturbed_one_does(train, in_processes, tmp_path):
+def test_processes_killed_in_mid_epoch_learn_what_an_undisturbed_one_does(train, shared, tmp_path):
     """One is killed in the fourth batch, when a step over the first two was kept."""
     words = (*SHARED, "--batch_size", "2", "--grad_accumulation_factor=2", "--ckpt_interval_minutes", "0")
     train(tmp_path / "alone", *words)
-    for last in (4, None):
+    words = shared(tmp_path / "killed", *words, "--ckpt_interval_steps=1")
+    for last, code in ((4, -signal.SIGKILL), (None, 0)):
         (tmp_path / "killed.py").write_text(KILLED.format(recipes=str(RECIPES), last=last))
-        done = in_processes(2, tmp_path / "killed", *words, "--ckpt_interval_steps=1", script=tmp_path / "killed.py")
-        assert ("SIGKILL" in done.stderr) == (last is not None), done.stderr
-    assert done.returncode == 0, done.stderr
+        done = processes.run(tmp_path / "killed.py", words, processes=2, timeout=300)
+        assert code in done.codes, done.stderr
     assert [done.stdout.count(f"step {step};") for step in range(1, 5)] == [0, 0, 2, 2], "both see the third again"
     assert_same_training(tmp_path / "killed", tmp_path / "alone")
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(in_processes, tmp_path):
-    done = in_processes(2, tmp_path / "run", "--batch_size", "3")
+def test_a_batch_that_cannot_be_divided_is_refused(shared, tmp_path):
+    words = shared(tmp_path / "run", "--batch_size", "3")
+    done = processes.run(RECIPES / "train_asr.py", words, processes=2)
     assert "--batch_size 3 is that of all 2 processes together, and no multiple of 2" in done.stderr
-    assert done.returncode != 0
+    assert set(done.codes) == {2}
 
 
 @pytest.mark.parametrize("changes", [("--batch_size", "2"), ("--dynamic_batching", "true", "--max_batch_length", "2.2",

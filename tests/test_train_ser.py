@@ -1,18 +1,14 @@
 """The emotion recipe: what a run leaves, what its numbers are, and that no kill and no second run changes them."""
 
-import contextlib
 import csv
 import json
-import os
 import platform
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import soundfile
 import torch
@@ -414,8 +410,7 @@ KILLED = ("--number_of_epochs", "6", "--units", "48", "--batch_size", "4", "--nu
 
 
 def start(words, log):
-    command = [sys.executable, str(ROOT / "recipes/train_ser.py"), str(ROOT / "hparams/progressive.yaml"), *words]
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    return processes.start(ROOT / "recipes/train_ser.py", [ROOT / "hparams/progressive.yaml", *words], log)
 
 
 def kill_when(process, happened, log, patience=120.0):
@@ -423,13 +418,11 @@ def kill_when(process, happened, log, patience=120.0):
     end = time.monotonic() + patience
     try:
         while not happened():
-            assert process.poll() is None, f"it ended before it was killed:\n{log.read_text()}"
+            assert process.is_alive(), f"it ended before it was killed:\n{log.read_text()}"
             assert time.monotonic() < end, f"it took too long:\n{log.read_text()}"
             time.sleep(0.0005)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        processes.kill(process)
 
 
 def test_a_run_that_is_killed_gives_the_predictions_of_an_undisturbed_one(small, tmp_path):
@@ -445,21 +438,17 @@ def test_a_run_that_is_killed_gives_the_predictions_of_an_undisturbed_one(small,
         lambda: any(save.glob("CKPT*/CKPT.yaml")),  # an epoch has ended, and the next has begun
         lambda: len(list(save.glob("CKPT*/CKPT.yaml"))) >= 1 and any(save.glob("CKPT*/CKPT.yaml.partial")),  # writing
     )
-    with open(tmp_path / "undisturbed.log", "w") as log:
-        undisturbed = start(words("undisturbed"), log)
+    undisturbed = start(words("undisturbed"), tmp_path / "undisturbed.log")
     try:
         for happened in moments:
-            with open(killed_log, "w") as log:
-                process = start(words("killed"), log)
-            kill_when(process, happened, killed_log)
+            kill_when(start(words("killed"), killed_log), happened, killed_log)
             assert not (folder("killed") / "predictions.csv").exists(), "it had ended: there was nothing to kill"
-        with open(killed_log, "w") as log:
-            assert start(words("killed"), log).wait(timeout=300) == 0, killed_log.read_text()
-        assert undisturbed.wait(timeout=300) == 0, (tmp_path / "undisturbed.log").read_text()
+        ended = start(words("killed"), killed_log)
+        for process, log in ((ended, killed_log), (undisturbed, tmp_path / "undisturbed.log")):
+            process.join(timeout=300)
+            assert process.exitcode == 0, log.read_text()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(undisturbed.pid, signal.SIGKILL)
-        undisturbed.wait()
+        processes.kill(undisturbed)
     assert predictions(folder("killed")) == predictions(folder("undisturbed"))
     epochs = [metrics(folder(name))["tested_epoch"] for name in ("killed", "undisturbed")]
     assert epochs[0] == epochs[1]
