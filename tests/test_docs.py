@@ -248,8 +248,11 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 
 
 def test_every_module_has_a_page_with_its_contents(site):
-    assert "Mean recall" not in (page := (site / "reference/metrics.html").read_text(encoding="utf-8"))
+    for path in (ROOT / "ser_plugins").glob("[!_]*.py"):
+        assert (site / f"reference/{path.stem}.html").is_file()
+    page = (site / "reference/metrics.html").read_text(encoding="utf-8")
     assert 'id="ser_plugins.metrics.unweighted_accuracy"' in page
+    assert "mean recall of the classes that have utterances" in page
     folds = (site / "reference/folds.html").read_text(encoding="utf-8")
     assert folds.count("Parameters:") == 1  # of `Arguments` in the docstring
     assert "Arguments" not in re.sub(r"<details.*?</details>", "", folds, flags=re.DOTALL)  # but in the source
