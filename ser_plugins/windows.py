@@ -21,6 +21,7 @@ from ser_plugins.values import numeric
 
 CHUNK = 30.0  # s that an encoder hears at once of a longer file
 CONTEXT = 3.0  # s of them at either end that are only heard
+STEP = 0.5  # s between two windows, where nobody says another
 SHORTEST_STEP = 0.01  # s between two windows
 
 ROUNDING = 1e-6  # of a frame
