@@ -31,11 +31,10 @@ from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.files import write_atomically
 from ser_plugins.recognition import Recognition, Segment, Word
 from ser_plugins.values import numeric
-from ser_plugins.windows import CHUNK, CONTEXT, Span, pieces
+from ser_plugins.windows import CHUNK, CONTEXT, STEP, Span, pieces
 
 UNTRAINED = "untrained:"  # before an encoder's name: the same network with random weights
 BATCH = 64  # windows that a head judges at once
-STEP = 0.5  # s between two windows of a track
 
 
 def load_encoder(source: str | Path) -> Encoder:

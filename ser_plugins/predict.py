@@ -104,13 +104,13 @@ def run(options: argparse.Namespace, decoding: dict[str, Any]) -> int:
     """
     files = audio_files(options.files)
     check(options, files)
-    from ser_plugins.inference import STEP, EmotionRecognizer
+    from ser_plugins import windows
+    from ser_plugins.inference import EmotionRecognizer
     from ser_plugins.values import check_device
-    from ser_plugins.windows import check as check_windows
 
-    step = STEP if options.step is None else options.step
+    step = windows.STEP if options.step is None else options.step
     if options.window is not None:
-        check_windows(options.window, step)
+        windows.check(options.window, step)
     check_device(options.device)
     recognizer = EmotionRecognizer.from_hparams(source=options.model, run_opts={"device": options.device}, **decoding)
 

@@ -7,6 +7,7 @@ computes over a whole utterance, as means for normalisation, it computes over ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,10 @@ from ser_plugins.values import numeric
 
 CHUNK = 30.0  # s that an encoder hears at once of a longer file
 CONTEXT = 3.0  # s of them at either end that are only heard
+STEP = 0.5  # s between two windows, where nobody says another
 SHORTEST_STEP = 0.01  # s between two windows
+
+ROUNDING = 1e-6  # of a frame
 
 Span = tuple[float, float]  # start and end, s
 
@@ -159,7 +163,7 @@ def cut(frames: Frames, spans: Sequence[Span]) -> Frames:
     frames : Frames
         ``[1, time, dim]``; frame k is centred on k / rate seconds.
     spans : Sequence[Span]
-        In seconds; each gives one frame or more.
+        In seconds; each gives the frames whose centre lies in it, both ends included, or the next one after its start.
 
     Returns
     -------
@@ -171,13 +175,14 @@ def cut(frames: Frames, spans: Sequence[Span]) -> Frames:
     >>> frames = Frames(torch.arange(5.0).view(1, 5, 1), torch.tensor([5]), rate=10.0)
     >>> cut(frames, [(0.0, 0.2), (0.2, 0.5)]).unpad()
     [tensor([[0.],
-            [1.]]), tensor([[2.],
+            [1.],
+            [2.]]), tensor([[2.],
             [3.],
             [4.]])]
     """
     length = int(frames.lengths[0])
-    starts = [min(round(start * frames.rate), length - 1) for start, _ in spans]
-    ends = [max(round(end * frames.rate), start + 1) for start, (_, end) in zip(starts, spans, strict=True)]
+    starts = [min(math.ceil(start * frames.rate - ROUNDING), length - 1) for start, _ in spans]
+    ends = [max(int(end * frames.rate + ROUNDING), start) + 1 for start, (_, end) in zip(starts, spans, strict=True)]
     parts = [frames.data[0, start:min(end, length)] for start, end in zip(starts, ends, strict=True)]
     return Frames.from_list(parts, frames.rate).to(frames.data.device)
 

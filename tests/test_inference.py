@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.inference.interfaces import Pretrained
 
-from ser_plugins import audio, cli
+from ser_plugins import audio, cli, predictions
 from ser_plugins.contracts import Encoder, Encoding, Frames
 from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer, load_encoder
-from ser_plugins.metrics import tempered
+from ser_plugins.metrics import TEMPERATURES, fit_temperature, tempered
 
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
 LABELS = ["anger", "happiness", "neutral", "sadness"]
@@ -150,6 +151,44 @@ def test_the_shipped_encoder_transcribes(files):
     assert math.isclose(encoding.log_probs.data[0, 0].exp().sum(), 1, abs_tol=1e-5)
 
 
+def test_words_of_synthetic_speech_lie_where_it_is_spoken(files):
+    """The shipped encoder on an utterance of espeak's between two seconds of silence."""
+    recognizer = SpeechRecognizer.from_hparams()
+    spoken = audio.read(next(iter(files.values())))
+    silence = np.zeros(32000, np.float32)
+    padded = np.concatenate([silence, spoken, silence])
+    log_probs = recognizer.encode_file(padded, rate=16000)
+    text, words = recognizer._spoken(log_probs, len(padded) / 16000)
+    assert len(words) >= 3
+    assert [word.text for word in words] == text.split()
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    within = [word.start >= 1.8 and word.end <= 2.2 + len(spoken) / 16000 for word in words]
+    assert np.mean(within) >= 0.8
+
+
+@each_system
+def test_the_temperature_of_a_run_is_fitted_on_its_validation_speaker(runs, recognizers, system):
+    """Where it has a bound: an end of the range stands for none."""
+    valid = predictions.read(runs[system] / "predictions_valid.csv")
+    fitted = fit_temperature(valid.truth, valid.probabilities, LABELS)
+    found = recognizers[system].hparams.temperature
+    if TEMPERATURES[0] * 1.01 < fitted < TEMPERATURES[1] / 1.01:
+        assert found == pytest.approx(fitted, rel=1e-2)  # the file has six digits
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize(("shares", "bounded"), [
+    ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], True), ([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], False),
+    ([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]], False)])
+def test_a_validation_speaker_with_no_error_or_nothing_right_bounds_no_temperature(shares, bounded):
+    import train_ser
+
+    outcome = [(SimpleNamespace(emotion=emotion), share) for emotion, share in zip("abb", shares, strict=True)]
+    assert (train_ser.calibrate(outcome, ["a", "b"]) is not None) == bounded
+
+
 # Files of any length
 
 
@@ -276,6 +315,8 @@ def reshape(folder):
     (lambda folder: (folder / "model.json").write_text("{"), DataError, r"model\.json is corrupt: "),
     (lambda folder: (folder / "model.json").write_text("[1]"), DataError, "is corrupt: it holds no mapping"),
     (remove_key, DataError, r"model\.json is corrupt: 'head' is missing"),
+    (lambda folder: change(folder, temperature="hot"), DataError, "temperature"),
+    (lambda folder: change(folder, temperature=0), DataError, "temperature"),
     (truncate, DataError, r"head\.safetensors is corrupt: "),
     (reshape, DataError, r"head\.safetensors does not fit the head that model\.json names"),
     (lambda folder: change(folder, head="progresive"), PluginError, "no head 'progresive'; did you mean 'progressive'"),
