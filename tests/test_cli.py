@@ -49,7 +49,7 @@ def test_list_names_every_plugin_with_its_origin(ser):
     assert code == 0
     lines = out.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["corpora", "features", "encoders", "heads"]
-    assert f"  progressive  {OURS} (ser_plugins.heads.progressive:Progressive)" in lines
+    assert f"  progressive      {OURS} (ser_plugins.heads.progressive:Progressive)" in lines
 
 
 def test_list_of_one_group(ser):
@@ -71,7 +71,7 @@ def test_list_imports_no_plugin_and_no_torch():
 def test_list_marks_a_name_that_is_registered_twice(ser):
     code, out, _ = ser("list", "heads")
     assert code == 0
-    assert (f"  mp           REGISTERED 2 TIMES, not usable: by {OURS} (ser_plugins.heads.mp:MeanPooling) "
+    assert (f"  mp               REGISTERED 2 TIMES, not usable: by {OURS} (ser_plugins.heads.mp:MeanPooling) "
             "and other 2.0 (other:MP)") in out.splitlines()
 
 
@@ -80,7 +80,8 @@ def test_check_reports_broken_plugins_and_goes_on(ser):
     code, out, err = ser("check", "--group", "heads")
     assert code == 2
     assert f"BROKEN: head 'mp' is registered by {OURS} (ser_plugins.heads.mp:MeanPooling) and other 2.0" in out
-    assert "BROKEN: head 'sick' of sickness 2.0 (no_such_module:Sick) does not load: ModuleNotFoundError" in out
+    assert ("BROKEN: head 'sick' of sickness 2.0 (no_such_module:Sick) does not load: its module 'no_such_module' does "
+            "not exist") in out
     assert "head 'baseline' keeps all " in out
     assert re.fullmatch(r"ser: error: 2 of \d+ plugins are broken\n", err)
 
@@ -120,12 +121,12 @@ def test_a_name_in_two_groups_needs_the_group(ser, monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["lst"], "no command 'lst'; did you mean 'list'? commands: check, import-deepspeech, info, list, predict"),
+    (["lst"], "no command 'lst'; did you mean 'list'? commands: check, import-deepspeech, info, list, "),
     (["list", "head"], "no plugin group 'head'; did you mean 'heads'? known: corpora, encoders, features, heads"),
     (["list", "heads", "corpora"], "'ser list' takes no argument 'corpora'; see ser list -h"),
     (["info", "mp", "--grop", "heads"], "'ser info' takes no argument '--grop'; see ser info -h"),
     (["info", "mp", "--group", "corpora"], "no corpus 'mp';"),
-    (["check", "progresive"], "no plugin 'progresive'; did you mean 'progressive'? installed: baseline, "),
+    (["check", "progresive"], "no plugin 'progresive'; did you mean 'progressive'? installed: attention_pool, "),
     (["prepare", "emodb", "x", "--out", "y", "=", "3"], "'=' belongs to no option"),
 ])
 def test_a_mistake_is_told_in_one_line(ser, words, message):
