@@ -305,11 +305,13 @@ class Encoder(nn.Module, ABC):
     """A pretrained speech recogniser. It is frozen by `freeze`; preprocessing is part of it.
 
     ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers;
-    ``rate`` is frames per second of every layer.
+    ``rate`` is frames per second of every layer. ``shipped`` is the folder of the weights that come with the plugin, if
+    there are any: exported models take it along.
     """
 
     layer_dims: tuple[int, ...]
     rate: float
+    shipped: Path | None = None
 
     @classmethod
     @abstractmethod

@@ -62,7 +62,7 @@ def check(path: Path) -> MappingNode:
     for number, node in enumerate(_expanded(root, path), start=1):
         if number > MOST_NODES:
             raise _refused(path, node, f"more than {MOST_NODES} values, each alias counted as what it stands for")
-        reason = _objection(node)
+        reason = objection(node)
         if reason:
             raise _refused(path, node, reason)
     return root
@@ -134,7 +134,7 @@ def _refused(path: Path, node: Node, reason: str) -> DataError:
     return DataError(f"{path}, line {node.start_mark.line + 1}: {reason}")
 
 
-def _objection(node: Node) -> str:
+def objection(node: Node) -> str:
     """Why a node is refused; empty for one that is not."""
     if node.tag in PLAIN:
         text = node.value.strip() if isinstance(node, ScalarNode) else ""

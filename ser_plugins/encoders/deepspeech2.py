@@ -153,6 +153,8 @@ class DeepSpeech2(Encoder):
     (torch.Size([1, 51, 16]), torch.Size([1, 51, 29]))
     """
 
+    shipped = SHIPPED  # the folder of the plugin's own weights, which travels with an exported model
+
     def __init__(
         self,
         units: int = 800,
