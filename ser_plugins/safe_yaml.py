@@ -34,7 +34,7 @@ LARGEST = 1_000_000  # bytes of a file
 MOST_NODES = 20_000  # of a file, each alias counted as what it stands for
 DEEPEST = 50  # levels
 PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in (
-    "null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value"))
+    "null", "bool", "int", "float", "str", "seq", "map", "timestamp", "merge", "value")) | {"!tuple"}
 TUPLE = re.compile(r"\([\w\s.,+-]*\)")  # numbers and words
 
 
@@ -138,7 +138,7 @@ def objection(node: Node) -> str:
     """Why a node is refused; empty for one that is not."""
     if node.tag in PLAIN:
         text = node.value.strip() if isinstance(node, ScalarNode) else ""
-        if text.startswith("(") and text.endswith(")") and not TUPLE.fullmatch(text):
+        if (node.tag == "!tuple" or (text.startswith("(") and text.endswith(")"))) and not TUPLE.fullmatch(text):
             return f"'{text}' would be read as a tuple of other than numbers and words"
         return ""
     kind, colon, name = str(node.tag).partition(":")
@@ -211,3 +211,4 @@ def _text(loader: SafeConstructor, node: Node) -> Any:
 _Constructor.add_multi_constructor("!new:", _new)
 _Constructor.add_multi_constructor("!name:", _name)
 _Constructor.add_constructor("tag:yaml.org,2002:str", _text)
+_Constructor.add_constructor("!tuple", _text)  # HyperPyYAML, once it was called, has ruamel.yaml tag them so
