@@ -96,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("out", metavar="OUT", help="the folder to write")
     imported.add_argument("--padding", default="reflect", metavar="KIND",
                           help="of an utterance's ends in training: reflect (librosa until 0.8; the default) or zero")
+    export = command("export", "write a trained system as one folder that is complete, and safe to share")
+    export.add_argument("run", metavar="RUN_FOLDER", help="folder of a training run that has ended")
+    export.add_argument("out", metavar="OUT", help="the folder to write")
+    export.add_argument("--onnx", action="store_true", help="with model.onnx, for onnxruntime (extra [onnx])")
+    push = command("push", "upload an exported folder to the Hugging Face Hub")
+    push.add_argument("folder", metavar="OUT", help="a folder that ser export wrote")
+    push.add_argument("repository", metavar="REPO_ID", help="owner/name; made where it does not exist")
+    push.add_argument("--private", action="store_true", help="if it is made, for its owner alone")
     store = command("store", "what a store of frozen representations holds, and how to make room")
     store.add_argument("action", choices=("info", "prune"), help="list it; or remove what killed processes left, and "
                                                                  "the fingerprints that are named")
@@ -300,6 +308,22 @@ def import_deepspeech(options: argparse.Namespace) -> int:
     return 0
 
 
+def export_run(options: argparse.Namespace) -> int:
+    """``ser export RUN_FOLDER OUT``: writes a complete model folder, prints where it lies."""
+    from ser_plugins.export import export_model
+
+    print(export_model(options.run, options.out, options.onnx))
+    return 0
+
+
+def push_folder(options: argparse.Namespace) -> int:
+    """``ser push OUT REPO_ID``: uploads it, prints its address."""
+    from ser_plugins.export import push_model
+
+    print(push_model(options.folder, options.repository, options.private))
+    return 0
+
+
 def look_at_store(options: argparse.Namespace) -> int:
     """``ser store``."""
     from ser_plugins import store
@@ -334,6 +358,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_plugins, "info": describe, "check": check_plugins, "new": new_plugin,
     "prepare": prepare_corpus, "predict": predict_files, "transcribe": transcribe_files,
     "import-deepspeech": import_deepspeech, "store": look_at_store,
+    "export": export_run, "push": push_folder,
 }
 
 if __name__ == "__main__":

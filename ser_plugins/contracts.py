@@ -330,12 +330,14 @@ class Encoder(nn.Module, ABC):
 
     ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers;
     ``rate`` is frames per second of every layer. ``vocabulary`` is the number of tokens of the CTC output, blank
-    included; 0, the default, where there is none.
+    included; 0, the default, where there is none. ``shipped`` is the
+    folder of the weights that come with the plugin, if there are any: exported models take it along.
     """
 
     layer_dims: tuple[int, ...]
     rate: float
     vocabulary: int = 0
+    shipped: Path | None = None
 
     @classmethod
     @abstractmethod

@@ -3,13 +3,11 @@
     recognizer = EmotionRecognizer.from_hparams(source="results/emodb/progressive-2/test-03/seed-1")
     recognizer.transcribe_and_classify_file("speech.wav")
 
-A model folder, ``RUN/model``, holds ``model.json`` (plain values: labels, features, encoder, head) and
-``head.safetensors``; loading it runs no code from it.
+Models are read by `ser_plugins.models`; no code of their folders is run.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,109 +15,23 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from sentencepiece import SentencePieceProcessor
 from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor
 
-from ser_plugins import alignment, registry, windows
+from ser_plugins import alignment, windows
 from ser_plugins.audio import SAMPLE_RATE, Encoded, Source, read
-from ser_plugins.contracts import Encoder, Encoding, FeatureExtractor, Frames, Head, head_sizes
+from ser_plugins.contracts import Encoding, Frames
 from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, BeamSearch, decoder
-from ser_plugins.errors import DataError, OptionError, PluginError
-from ser_plugins.files import write_atomically
+from ser_plugins.errors import OptionError
+from ser_plugins.models import UNTRAINED as UNTRAINED
+from ser_plugins.models import load_encoder as load_encoder
+from ser_plugins.models import load_model
+from ser_plugins.models import save_model as save_model
 from ser_plugins.recognition import Recognition, Segment, Word
-from ser_plugins.values import numeric
 from ser_plugins.windows import CHUNK, CONTEXT, STEP, Span, pieces
 
-UNTRAINED = "untrained:"  # before an encoder's name: the same network with random weights
 BATCH = 64  # windows that a head judges at once
-
-
-def load_encoder(source: str | Path) -> Encoder:
-    """Loads a frozen encoder.
-
-    Arguments
-    ---------
-    source : str | Path
-        A registered encoder (its own default weights); ``NAME:SOURCE``, of a registered encoder what it calls SOURCE,
-        as ``huggingface:facebook/hubert-base-ls960``; or an encoder folder, whose ``encoder.json`` names the plugin;
-        after ``untrained:``, the same network with random weights, a control.
-
-    Raises
-    ------
-    PluginError
-        Neither; the installed encoders are named.
-    DataError
-        The folder is no encoder folder, or corrupt.
-    """
-    name = str(source)
-    if name.startswith(UNTRAINED):
-        plugin, folder = _encoder_plugin(name.removeprefix(UNTRAINED))
-        if not hasattr(plugin, "untrained"):
-            raise PluginError(f"encoder '{source}': {plugin.__name__} has no random weights to offer (a classmethod "
-                              "'untrained')")
-        return plugin.untrained(folder).freeze()
-    plugin, folder = _encoder_plugin(name)
-    return plugin.from_pretrained(folder).freeze()
-
-
-def _encoder_plugin(name: str) -> tuple[Any, str | Path | None]:
-    """The class, and the source of its weights; None where they are the plugin's own."""
-    plugin, colon, weights = name.partition(":")
-    if plugin in registry.installed("encoders"):
-        return registry.load("encoders", plugin), weights if colon else None
-    folder = Path(name)
-    if not folder.is_dir():
-        raise PluginError(f"encoder '{name}' is neither a folder nor installed; installed: "
-                          f"{', '.join(registry.installed('encoders'))}")
-    return registry.load("encoders", _json(folder / "encoder.json").get("encoder", "")), folder
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path.parent} holds no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is corrupt: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is corrupt: it holds no mapping")
-    return content
-
-
-def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtractor, encoder: Encoder,
-               head: Head) -> None:
-    """Writes a model folder.
-
-    Arguments
-    ---------
-    folder : Path
-        Made where it does not exist.
-    values : Mapping[str, Any]
-        ``labels``, ``features``, ``feature_options``, ``encoder``, ``head``, ``head_options``; ``temperature``
-        where one was fitted, which calibrates the probabilities of `EmotionRecognizer.transcribe_and_classify`.
-    extractor, encoder, head : torch.nn.Module
-        The parts; of the first two only names, settings and fingerprints are kept.
-    """
-    prefix = UNTRAINED if values["encoder"].startswith(UNTRAINED) else ""
-    source = Path(values["encoder"].removeprefix(prefix))
-    content = {
-        "labels": values["labels"],
-        "features": values["features"],
-        "feature_options": values["feature_options"],
-        "features_fingerprint": extractor.fingerprint,
-        "encoder": prefix + str(source.absolute() if source.is_dir() else source),
-        "encoder_fingerprint": encoder.fingerprint,
-        "head": values["head"],
-        "head_options": values["head_options"],
-    }
-    if values.get("temperature") is not None:
-        content["temperature"] = values["temperature"]
-    weights = save({name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()})
-    write_atomically(folder / "head.safetensors", lambda file: file.write(weights), binary=True)
-    write_atomically(folder / "model.json", lambda file: json.dump(content, file, indent=2))
 
 
 class SpeechRecognizer(Pretrained):
@@ -289,7 +201,8 @@ class EmotionRecognizer(SpeechRecognizer):
         Arguments
         ---------
         source : str | Path
-            The folder of a run of train_ser.py, or its ``model`` folder.
+            The folder of a run of train_ser.py, its ``model`` folder, a folder that ``ser export`` wrote, or
+            ``owner/name`` on the hub. No code of it is run (docs/model_folders.md).
         run_opts : Mapping[str, Any], optional
             ``device`` and SpeechBrain's other run options.
         beam_size, lm, lm_weight, word_bonus
@@ -300,30 +213,12 @@ class EmotionRecognizer(SpeechRecognizer):
         DataError
             The folder holds no model, or one that does not fit the encoder or features installed here.
         """
-        folder = Path(source or ".")
-        folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
-        if not (folder / "model.json").is_file():
-            raise DataError(f"{source} holds no trained system: expected model/model.json, as train_ser.py writes it "
-                            "when training has ended")
-        config = _json(folder / "model.json")
-        try:
-            extractor = registry.create("features", config["features"], config["feature_options"])
-            encoder = load_encoder(config["encoder"])
-            for part, name in ((extractor, "features"), (encoder, "encoder")):
-                if part.fingerprint != config[f"{name}_fingerprint"]:
-                    raise DataError(f"{folder}: the {name} '{config[name]}' installed here differs from the one that "
-                                    "the head was trained on; the model would give other numbers")
-            head = registry.create("heads", config["head"], config["head_options"],
-                                   head_sizes(extractor, encoder, len(config["labels"])))
-        except KeyError as error:
-            raise DataError(f"{folder / 'model.json'} is corrupt: {error} is missing") from error
-        _load_head(head, folder / "head.safetensors")
-        options = {name: parameter.default for name, parameter in registry.arguments(type(head)).items()}
-        needs = head.needs.resolve({**options, **config["head_options"]}, len(encoder.layer_dims))
-        decode = decoder(encoder, beam_size, lm, lm_weight, word_bonus)
-        hparams = {"labels": config["labels"], "needs": needs, "decode": decode,
-                   "temperature": _temperature(config, folder / "model.json")}
-        return cls({"encoder": encoder, "extractor": extractor, "head": head}, hparams, dict(run_opts or {}))
+        model = load_model(source)
+        decode = decoder(model.encoder, beam_size, lm, lm_weight, word_bonus)
+        hparams = {"labels": model.labels, "needs": model.needs, "decode": decode,
+                   "temperature": model.temperature}
+        return cls({"encoder": model.encoder, "extractor": model.extractor, "head": model.head}, hparams,
+                   dict(run_opts or {}))
 
     def classify_batch(self, wavs: Tensor, wav_lens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """Classifies waveforms, with the shapes of SpeechBrain's `EncoderClassifier`.
@@ -514,20 +409,3 @@ def _listed(audio: Source | list[Source]) -> list[Source]:
 
 def _best(probabilities: Mapping[str, float]) -> str:
     return max(probabilities, key=lambda name: probabilities[name])
-
-
-def _temperature(config: Mapping[str, Any], path: Path) -> float | None:
-    """What the logits are divided by; None where none was fitted."""
-    value = config.get("temperature")
-    if value is not None and (not numeric(value) or value <= 0):
-        raise DataError(f"{path} is corrupt: temperature {value!r} is no number above 0")
-    return value
-
-
-def _load_head(head: Head, path: Path) -> None:
-    try:
-        head.load_state_dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is corrupt: {error}") from error
-    except RuntimeError as error:
-        raise DataError(f"{path} does not fit the head that model.json names: {error}") from error

@@ -4,6 +4,8 @@ import csv
 import json
 import platform
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 

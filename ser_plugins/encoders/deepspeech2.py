@@ -30,6 +30,7 @@ from ser_plugins.contracts import Encoder, Encoding, Frames, class_name, fingerp
 from ser_plugins.errors import DataError, SerError, out_of_memory
 from ser_plugins.frame_norm import FrameNorm
 from ser_plugins.recurrent import BiRNNLayer
+from ser_plugins.weights import bounded
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "deepspeech2_small"
 KERNELS = ((41, 11), (21, 11))  # [frequency, time], as deepspeech.pytorch; half of each is padding on either side
@@ -151,6 +152,8 @@ class DeepSpeech2(Encoder):
     >>> encoding.layers[1].data.shape, encoding.log_probs.data.shape
     (torch.Size([1, 51, 16]), torch.Size([1, 51, 29]))
     """
+
+    shipped = SHIPPED  # the folder of the plugin's own weights, which travels with an exported model
 
     def __init__(
         self,
@@ -315,7 +318,8 @@ class DeepSpeech2(Encoder):
                                 "(expected encoder.json, weights.safetensors, tokenizer.model)")
         try:
             architecture = json.loads((folder / "encoder.json").read_text())["architecture"]
-            return cls(**architecture, tokenizer=(folder / "tokenizer.model").read_bytes())
+            with bounded(folder / "weights.safetensors"):
+                return cls(**architecture, tokenizer=(folder / "tokenizer.model").read_bytes())
         except SerError as error:  # a front end that is not installed, or its arguments
             raise DataError(f"{folder / 'encoder.json'}: {error}") from error
         except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:

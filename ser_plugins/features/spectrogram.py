@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv1d, pad
 
 from ser_plugins.contracts import SAMPLE_RATE, FeatureExtractor, Frames, class_name, fingerprint
 from ser_plugins.errors import DataError
@@ -79,15 +80,26 @@ class Spectrogram(FeatureExtractor):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:
         """Maps waveforms ``[batch, samples]`` to frames ``[batch, time, 161]``."""
-        if int(lengths.min()) < WINDOW:
+        traced = torch.jit.is_tracing()  # into a graph, where a length is no number
+        if not traced and int(lengths.min()) < WINDOW:
             raise DataError(f"an utterance of {int(lengths.min()) / SAMPLE_RATE * 1000:.0f} ms is too short: "
                             f"a spectrogram needs at least {WINDOW / SAMPLE_RATE * 1000:.0f} ms")
         centered = self.padding == "zero"  # else the padding is here already
-        padded = waveforms if centered else reflected(waveforms, lengths)
-        spectrum = torch.stft(padded * self.scale, n_fft=WINDOW, hop_length=HOP, window=self.window, center=centered,
-                              pad_mode="constant", return_complex=True).abs()  # [batch, bins, time]
+        padded = (waveforms if centered else reflected(waveforms, lengths)) * self.scale
+        if traced:
+            spectrum = self._magnitude(pad(padded, (WINDOW // 2, WINDOW // 2)) if centered else padded)
+        else:
+            spectrum = torch.stft(padded, n_fft=WINDOW, hop_length=HOP, window=self.window, center=centered,
+                                  pad_mode="constant", return_complex=True).abs()  # [batch, bins, time]
         level = torch.log1p(spectrum.square() if self.power else spectrum).transpose(1, 2)
         return self._normalized(Frames(level, self.lengths(lengths), self.rate).masked())
+
+    def _magnitude(self, padded: Tensor) -> Tensor:
+        """As torch.stft's, ``[batch, bins, time]``, by a convolution: exported graphs have no complex numbers."""
+        angle = torch.outer(torch.arange(BINS), torch.arange(WINDOW)).double() * (2 * torch.pi / WINDOW)
+        waves = (torch.cat([angle.cos(), angle.sin()]) * self.window).float()  # [2 × bins, samples]
+        parts = conv1d(padded.unsqueeze(1), waves.unsqueeze(1), stride=HOP)
+        return (parts[:, :BINS].square() + parts[:, BINS:].square()).sqrt()
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Frames of utterances of ``samples`` samples, int64 ``[batch]``."""

@@ -1,0 +1,135 @@
+"""The model card of an exported system, after Mitchell et al. 2019, "Model cards for model reporting".
+
+Every number is read from the run's ``metrics.json`` and ``predictions.csv``; what is not known is said to be so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ser_plugins import __version__, metrics, predictions, registry
+from ser_plugins.corpora import manifest
+from ser_plugins.errors import DataError
+from ser_plugins.files import write_atomically
+from ser_plugins.models import Model
+
+TEMPLATE = Path(__file__).parent / "assets" / "model_card.md"
+ACTED = frozenset({"emodb", "ravdess"})
+TERMS = {
+    "emodb": "Corpus: the Berlin Database of Emotional Speech, to be cited (Burkhardt et al. 2005).",
+    "ravdess": "Corpus: RAVDESS (Livingstone and Russo 2018), CC BY-NC-SA 4.0: what is trained on it may not be sold.",
+    "iemocap": "Corpus: IEMOCAP (Busso et al. 2008), which USC licenses on request: see there what may be shared.",
+    "synthetic": "Corpus: synthetic speech of espeak-ng (GPL-3.0, which does not reach its output); it shows that the "
+                 "software works, and nothing about people.",
+}
+OPENSMILE = ("**openSMILE**, which tracks the pitch that this model hears, may be used for **non-commercial purposes "
+             "only**; so may this model.")
+
+
+def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
+    """Writes ``README.md``.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    model : Model
+        The system.
+    run : Path
+        The folder of the run that trained it.
+    onnx : bool
+        Whether ``model.onnx`` lies beside it.
+
+    Raises
+    ------
+    DataError
+        The run's results lack what a card needs.
+    """
+    try:
+        values = _values(model, run, onnx)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{run / 'metrics.json'} lacks {error}, which the model card tells; the run is of an earlier "
+                        "version: train it again") from error
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(values)
+    write_atomically(path, lambda file: file.write(text.rstrip() + "\n"))
+
+
+def _values(model: Model, run: Path, onnx: bool) -> dict[str, Any]:
+    try:
+        result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run / 'metrics.json'} is corrupt: {error}") from error
+    said = predictions.read(run / "predictions.csv")
+    protocol, content = result["protocol"], model.content
+    settings, fold = protocol["settings"], protocol["fold"]
+    corpus, tested = settings["corpus"], settings["test_corpus"]
+    genders = _genders(run, corpus, tested)
+    grouped = [("test speaker", said.speakers)]
+    if all(speaker in genders for speaker in said.speakers):
+        grouped.append(("gender", [genders[speaker] for speaker in said.speakers]))
+    language = registry.load("corpora", corpus).language
+    return {
+        **{key: result[key] for key in ("UA", "WA", "F1", "ECE", "epochs", "tested_epoch")},
+        "system": protocol["system"], "head": content["head"], "features": content["features"], "onnx": onnx,
+        "encoder": type(model.encoder).__name__, "uses_features": model.needs.features, "version": __version__,
+        "labels": model.labels, "temperature": model.temperature, "language": language,
+        "corpus": corpus if tested is None else f"{corpus}, tested on {tested}", "seed": settings["seed"],
+        "counts": {part: sum(counts.values()) for part, counts in protocol["counts"].items()},
+        "speakers": {part: _named(fold[part]) for part in ("train", "valid", "test")},
+        "split": protocol["definitions"]["split"], "acted": corpus in ACTED, "genders": len(grouped) > 1,
+        "classes": [(label, "none" if result["recall"][label] is None else f"{result['recall'][label]:.3f}",
+                     protocol["counts"]["test"].get(label, 0)) for label in model.labels],
+        "tables": [(title, _by_group(said, groups)) for title, groups in grouped],
+        "licences": _licences(model, corpus, tested),
+    }
+
+
+def _by_group(said: predictions.Predictions, groups: Sequence[str]) -> list[tuple[str, str, str, int]]:
+    """Name, UA, WA and number of the utterances of each group; UA is over the classes that the group has."""
+    rows = []
+    for group in sorted(set(groups)):
+        chosen = [number for number, name in enumerate(groups) if name == group]
+        truth, predicted = ([part[number] for number in chosen] for part in (said.truth, said.predicted))
+        rows.append((group, f"{metrics.unweighted_accuracy(truth, predicted, said.names):.3f}",
+                     f"{metrics.weighted_accuracy(truth, predicted, said.names):.3f}", len(chosen)))
+    return rows
+
+
+def _genders(run: Path, corpus: str, tested: str | None) -> Mapping[str, str]:
+    """Speaker → gender, from the manifest that the recipes left above the run; empty where there is none."""
+    name, prefix = (corpus, "") if tested is None else (f"{corpus}-to-{tested}", f"{tested}/")
+    for parent in list(run.resolve().parents)[:6]:
+        for path in (parent / "manifest.csv", parent / "manifests" / name / "manifest.csv"):
+            if path.is_file():
+                return {f"{prefix}{row.speaker}": row.gender for row in manifest.load(path) if row.gender}
+    return {}
+
+
+def _named(speakers: str | Sequence[str]) -> str:
+    names = [speakers] if isinstance(speakers, str) else list(speakers)
+    return f"{len(names)} speaker{'s' * (len(names) != 1)} ({', '.join(names)})"
+
+
+def _licences(model: Model, corpus: str, tested: str | None) -> list[str]:
+    notes = ["Code: `ser_plugins`, Apache-2.0."]
+    for name in dict.fromkeys(filter(None, (corpus, tested))):
+        notes.append(TERMS.get(name, f"Corpus: `{name}`; whoever publishes this model states its terms here."))
+    notes.append("Encoder: its licence is told in `encoder/README.md`." if _has_readme(model) else
+                 "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
+    if model.needs.features and getattr(model.extractor, "pitch", None) == "opensmile":
+        notes.append(OPENSMILE)
+    return notes
+
+
+def _has_readme(model: Model) -> bool:
+    from ser_plugins.models import UNTRAINED, encoder_plugin
+
+    plugin, folder = encoder_plugin(model.content["encoder"].removeprefix(UNTRAINED))
+    folder = folder or plugin.shipped
+    return folder is not None and (Path(folder) / "README.md").is_file()
