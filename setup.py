@@ -10,8 +10,10 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]  # ser export --onnx
 # setuptools builds the example plugin inside the tests, without fetching anything
-TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
+TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK,
+        *ONNX]
 
 setup(
     name="ser_plugins",
@@ -50,6 +52,8 @@ setup(
         "synthetic": SYNTHETIC,
         "ray": RAY,
         "dask": DASK,
+        "onnx": ONNX,
+        "hub": ["huggingface_hub>=0.23"],  # models by owner/name, ser push; speechbrain brings it, too
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
