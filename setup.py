@@ -12,9 +12,10 @@ SYNTHETIC = ["espeakng-loader>=0.2.4"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 HUGGINGFACE = ["transformers>=4.50"]  # which SpeechBrain's integrations need
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.16", "mkdocs-jupyter>=0.25"]
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]  # ser export --onnx
 # setuptools builds the example plugin inside the tests, without fetching anything
 TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK,
-        *HUGGINGFACE, *DOCS]
+        *HUGGINGFACE, *DOCS, *ONNX]
 
 setup(
     name="ser_plugins",
@@ -55,6 +56,8 @@ setup(
         "dask": DASK,
         "huggingface": HUGGINGFACE,
         "docs": DOCS,
+        "onnx": ONNX,
+        "hub": ["huggingface_hub>=0.23"],  # models by owner/name, ser push; speechbrain brings it, too
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),

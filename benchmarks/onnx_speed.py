@@ -56,14 +56,15 @@ def measure(model: models.Model, graph: Path, files: list[Path], batch_size: int
     batches = [(torch.nn.utils.rnn.pad_sequence(part, batch_first=True), torch.tensor([len(one) for one in part]))
                for part in (samples[start:start + batch_size] for start in range(0, len(samples), batch_size))]
     both = [(whole(*batch), onnx_export.run(session, *batch)) for batch in batches]  # and a warm-up
-    difference = max(float((mine - theirs).abs().max()) for one, other in both
-                     for mine, theirs in zip(one, other, strict=True))
+    pairs = [(one[number], other[number]) for one, other in both for number in (0, 2)]  # of tokens and of emotions
+    differences = [max(float((kind(mine) - kind(theirs)).abs().max()) for mine, theirs in pairs)
+                   for kind in (torch.Tensor.double, torch.Tensor.exp)]
     times = [(seconds(lambda: [whole(*batch) for batch in batches]),
               seconds(lambda: [onnx_export.run(session, *batch) for batch in batches])) for _ in range(args.repeats)]
     torches, onnxes = (median(column) for column in zip(*times, strict=True))
     speech = sum(map(len, samples)) / SAMPLE_RATE
     return [str(batch_size), f"{speech:.0f}", f"{torches:.2f}", f"{onnxes:.2f}", f"{torches / onnxes:.2f}",
-            f"{difference:.1e}"]
+            *(f"{difference:.1e}" for difference in differences)]
 
 
 def main() -> None:
@@ -89,7 +90,8 @@ def main() -> None:
     except SerError as error:
         sys.exit(f"error: {error}")
     print(f"\n{args.head}-{args.layer} over the shipped encoder, {len(files)} files, model.onnx {size:.1f} MB\n")
-    print(table(["batch", "speech, s", "PyTorch, s", "onnxruntime, s", "ratio", "largest difference"], rows))
+    print(table(["batch", "speech, s", "PyTorch, s", "onnxruntime, s", "ratio", "log-probabilities differ by",
+                 "probabilities by"], rows))
     print(f"\n{describe()}")
 
 

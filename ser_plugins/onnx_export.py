@@ -10,8 +10,8 @@ before it is kept, on lengths that the tracing did not see. Its metadata hold la
 
 from __future__ import annotations
 
-import io
 import json
+import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -109,18 +109,18 @@ def _packages() -> tuple[Any, Any]:
 def _traced(whole: nn.Module, encoder: str) -> bytes:
     axes = {"waveforms": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}, "steps": {0: "batch"},
             "token_log_probs": {0: "batch", 1: "steps"}, "emotion_log_probs": {0: "batch"}}
-    file = io.BytesIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # what tracing freezes is seen by the comparison
-            torch.onnx.export(whole, speech(TRACED), file, dynamo=False, opset_version=OPSET,  # type: ignore[arg-type]
-                              input_names=INPUTS, output_names=OUTPUTS, dynamic_axes=axes)
+            path = Path(folder, "model.onnx")
+            torch.onnx.export(whole, speech(TRACED), path, dynamo=False, opset_version=OPSET, input_names=INPUTS,
+                              output_names=OUTPUTS, dynamic_axes=axes)
+            return path.read_bytes()
     except SerError:
         raise
     except Exception as error:  # of an encoder that PyTorch cannot trace
         raise OptionError(f"encoder '{encoder}' cannot be had as ONNX: {type(error).__name__}: "
                           f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}") from error
-    return file.getvalue()
 
 
 @torch.no_grad()
