@@ -30,6 +30,17 @@ def best_path(log_probs: Tensor) -> list[int]:
     return log_probs.argmax(dim=1).tolist()
 
 
+def needed(tokens: Sequence[int]) -> int:
+    """Steps that tokens need: one each, and a blank between two that are alike.
+
+    Example
+    -------
+    >>> needed([2, 1, 1])
+    4
+    """
+    return len(tokens) + sum(first == second for first, second in pairwise(tokens))
+
+
 def forced_path(log_probs: Tensor, tokens: Sequence[int]) -> list[int]:
     """The most probable path that spells tokens (Viterbi), by torchaudio's `forced_align`.
 
@@ -48,16 +59,16 @@ def forced_path(log_probs: Tensor, tokens: Sequence[int]) -> list[int]:
     Raises
     ------
     DataError
-        There are fewer steps than the tokens need: one each, and a blank between two that are alike.
+        There are fewer steps than `needed`.
 
     Example
     -------
     >>> forced_path(torch.tensor([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.3, 0.2, 0.5]]).log(), [1, 2])
     [1, 0, 2]
     """
-    needed = len(tokens) + sum(first == second for first, second in pairwise(tokens))
-    if needed > len(log_probs):
-        raise DataError(f"{len(tokens)} tokens need {needed} steps of the recogniser, and there are {len(log_probs)}")
+    steps = needed(tokens)
+    if steps > len(log_probs):
+        raise DataError(f"{len(tokens)} tokens need {steps} steps of the recogniser, and there are {len(log_probs)}")
     if not tokens:
         return [BLANK] * len(log_probs)
     path, _ = forced_align(log_probs.float().cpu().unsqueeze(0).contiguous(),

@@ -164,14 +164,18 @@ class SpeechRecognizer(Pretrained):
         letters = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size())]
         if not isinstance(decode, BeamSearch):
             return decode(log_probs)[0], alignment.words(alignment.best_path(item), letters, rate, 0.0, duration)
-        texts: list[str] = []
+        parts = list(decode.search(item, rate))
+        text = " ".join(said for _, said in parts if said)
         found: list[Word] = []
         steps = 0
-        for part, text in decode.search(item, rate):
-            path = alignment.forced_path(part, tokenizer.encode(text))
+        for part, said in parts:
+            tokens = tokenizer.encode(said)
+            if alignment.needed(tokens) > len(part):  # the search spelled it with fewer subwords
+                return text, ()
+            path = alignment.forced_path(part, tokens)
             found += alignment.words(path, letters, rate, steps / rate, duration)
-            texts, steps = [*texts, text], steps + len(part)
-        return " ".join(filter(None, texts)), tuple(found)
+            steps += len(part)
+        return text, tuple(found)
 
     def load_audio(self, path: Encoded, savedir: str | None = None) -> Tensor:
         """Any audio file as mono samples at 16 kHz, ``[samples]``."""

@@ -63,7 +63,8 @@ class Recognition:
     probabilities : dict[str, float]
         Probability of each emotion.
     words : tuple[Word, ...]
-        The words of the transcript; none where the recogniser does not tell its tokens.
+        The words of the transcript; none where the recogniser does not tell its tokens, or where those of a searched
+        text are more than its steps.
     track : tuple[Segment, ...]
         Emotion over time: segments without gap or overlap, where it was asked for.
     duration : float

@@ -288,6 +288,13 @@ def test_words_have_the_times_of_their_letters(encoder, monkeypatch, samples, be
         ("HI", 0.18, 0.38), ("YOU", 0.78, 1.18)]
 
 
+def test_words_of_a_searched_text_that_has_too_many_tokens_have_no_times(encoder, samples, monkeypatch):
+    recognizer = recognizer_of(encoder, beam_size=2)
+    monkeypatch.setattr(type(recognizer.hparams.decode), "search", lambda self, item, rate: [(item, "HI " * 50)])
+    said = recognizer.transcribe_and_classify(samples, rate=16000)
+    assert (said.text, said.words) == ("HI " * 50, ())
+
+
 def test_words_of_an_encoder_without_tokens_have_no_times(encoder, samples, monkeypatch):
     monkeypatch.setattr(encoder, "tokenizer", None)
     recognizer = recognizer_of(encoder)
