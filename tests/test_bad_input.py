@@ -49,7 +49,7 @@ def train(recipe, options, tmp_path):
 
 @pytest.mark.parametrize(("words", "error", "message"), [
     (["--head", "progresive"], PluginError,
-     "no head 'progresive'; did you mean 'progressive'? installed: baseline, mp, progressive, rnn"),
+     "no head 'progresive'; did you mean 'progressive'? installed: attention_pool, baseline, "),
     (["--corpus", "emodbb"], PluginError, "no corpus 'emodbb'; did you mean 'emodb'? installed: csv, emodb, iemocap"),
     (["--features", "mfcc_pich"], PluginError, "no feature extractor 'mfcc_pich'; did you mean 'mfcc_pitch'?"),
     (["--encoder", "deepspech2"], PluginError,
