@@ -1,10 +1,11 @@
-"""An exported graph under onnxruntime beside PyTorch: seconds, their ratio, and how far the numbers differ.
+"""An exported graph under onnxruntime beside PyTorch: CPU seconds, their ratio, and how far the numbers differ.
 
     python benchmarks/onnx_speed.py LibriSpeech/test-clean-5spk --files 32
     python benchmarks/onnx_speed.py EmoDB/wav --head rnn --layer 2 --threads 2
 
 The shipped encoder under a head with random weights. Both sides get the same padded batches with lengths; they
-alternate, and the median of the repeats counts. PyTorch's side is what inference runs on a CPU (`ser_plugins.gru`).
+alternate, and the median of the repeats counts. CPU seconds are those of all threads of the process, which other work
+on the machine disturbs less than a clock. PyTorch's side is what inference runs on a CPU (`ser_plugins.gru`).
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def system(head: str, layer: int) -> models.Model:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
-    started = time.perf_counter()
+    """CPU seconds of one call."""
+    started = time.process_time()
     call()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 @torch.no_grad()
