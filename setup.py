@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").read_text()).group(1)
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
+DEMO = ["gradio>=6.10,<7", "pandas>=2"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 # setuptools builds the example plugin inside the tests, without fetching anything
 TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK]
@@ -51,6 +52,7 @@ setup(
         "ray": RAY,
         "dask": DASK,
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
+        "demo": DEMO,
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
     },

@@ -120,7 +120,7 @@ def test_a_name_in_two_groups_needs_the_group(ser, monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["lst"], "no command 'lst'; did you mean 'list'? commands: check, import-deepspeech, info, list, predict"),
+    (["lst"], "no command 'lst'; did you mean 'list'? commands: check, demo, import-deepspeech, info, list, predict"),
     (["list", "head"], "no plugin group 'head'; did you mean 'heads'? known: corpora, encoders, features, heads"),
     (["list", "heads", "corpora"], "'ser list' takes no argument 'corpora'; see ser list -h"),
     (["info", "mp", "--grop", "heads"], "'ser info' takes no argument '--grop'; see ser info -h"),
