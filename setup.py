@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ser_plugins/__init__.py").read_text()).group(1)
 
 SYNTHETIC = ["espeakng-loader>=0.2.4"]
+DEMO = ["gradio>=6.10,<7", "pandas>=2"]
 RAY, DASK = ["ray>=2.9"], ["distributed>=2024.1"]  # clusters that cross_validate.py can run on
 HUGGINGFACE = ["transformers>=4.50"]  # which SpeechBrain's integrations need
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.16", "mkdocs-jupyter>=0.25"]
@@ -59,6 +60,7 @@ setup(
         "onnx": ONNX,
         "hub": ["huggingface_hub>=0.23"],  # models by owner/name, ser push; speechbrain brings it, too
         "lm": ["kenlm>=0.2", "pygtrie>=2.5"],  # not in [all]: kenlm is compiled, with a C++ compiler and cmake
+        "demo": DEMO,
         "test": TEST,
         "all": sorted({*SYNTHETIC, *TEST}),
     },

@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, (kind, metavar, text) in DECODING.items():
         for parser_of_texts in (predicting, transcribe):
             parser_of_texts.add_argument(f"--{name}", type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    demo = command("demo", "a page in the browser on which to try a model; needs the extra [demo]")
+    demo.add_argument("--model", metavar="RUN_FOLDER", help="folder of a training run; without one, transcripts alone")
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    demo.add_argument("--port", type=int, default=7860, help="0 is any free one (default: 7860)")
+    demo.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
     imported = command("import-deepspeech", "make an encoder folder of a deepspeech.pytorch checkpoint")
     imported.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth (since July 2018) or Lightning's .ckpt")
     imported.add_argument("out", metavar="OUT", help="the folder to write")
@@ -300,6 +305,14 @@ def _decoding(options: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(options).items() if key in DECODING}
 
 
+def show_demo(options: argparse.Namespace) -> int:
+    """``ser demo``: serves the page until it is interrupted."""
+    from ser_plugins import demo
+
+    demo.serve(options.model, options.host, options.port, options.device)
+    return 0
+
+
 def import_deepspeech(options: argparse.Namespace) -> int:
     """``ser import-deepspeech CHECKPOINT OUT``: writes an encoder folder, prints where it lies."""
     from ser_plugins.encoders.import_deepspeech import import_checkpoint
@@ -358,7 +371,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_plugins, "info": describe, "check": check_plugins, "new": new_plugin,
     "prepare": prepare_corpus, "predict": predict_files, "transcribe": transcribe_files,
     "import-deepspeech": import_deepspeech, "store": look_at_store,
-    "export": export_run, "push": push_folder,
+    "export": export_run, "push": push_folder, "demo": show_demo,
 }
 
 if __name__ == "__main__":
