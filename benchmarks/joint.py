@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ser_plugins import audio, registry
-from ser_plugins.contracts import Encoder, Frames
+from ser_plugins.contracts import Encoder, Frames, head_sizes
 from ser_plugins.errors import SerError
 from ser_plugins.inference import EmotionRecognizer, load_encoder
 
@@ -93,8 +93,7 @@ def recognizer_of(name: str, encoder: Encoder, features: dict[str, str]) -> Emot
     """A recogniser with a fresh head."""
     extractor = registry.create("features", "mfcc_pitch", features)
     torch.manual_seed(0)
-    head = registry.create("heads", name, {}, {
-        "feature_dim": extractor.dim, "layer_dims": encoder.layer_dims, "num_classes": len(LABELS)})
+    head = registry.create("heads", name, {}, head_sizes(extractor, encoder, len(LABELS)))
     options = {key: argument.default for key, argument in registry.arguments(type(head)).items()}
     needs = head.needs.resolve(options, len(encoder.layer_dims))
     hparams = {"labels": LABELS, "needs": needs, "decode": encoder.decode, "temperature": None}

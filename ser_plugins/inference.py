@@ -327,8 +327,7 @@ class EmotionRecognizer(SpeechRecognizer):
 
     def _recognition(self, audio: Source, rate: float | None, track: Span | None = None) -> Recognition:
         heard = self._hear(audio, rate, self.hparams.temperature or 1.0, track)
-        assert heard.tokens is not None
-        text, words = self._spoken(heard.tokens, heard.duration)
+        text, words = self._spoken(heard.tokens, heard.duration) if heard.tokens else ("", ())
         probabilities = self._named(heard.log_probs)
         return Recognition(text, _best(probabilities), probabilities, words, tuple(heard.track), heard.duration,
                            self.hparams.temperature is not None)
@@ -341,8 +340,8 @@ class EmotionRecognizer(SpeechRecognizer):
         segments: list[Segment] = []
         for piece in pieces(audio, rate, self.mods.encoder.rate, CHUNK - 2 * CONTEXT + 2 * context, context):
             features, encoding = self._represent(*self._absolute(piece.samples, None), transcribe)
-            if transcribe and encoding is not None:
-                tokens.append(encoding.log_probs.data[0, piece.own])
+            if transcribe and encoding is not None and encoding.ctc is not None:
+                tokens.append(encoding.ctc.data[0, piece.own])
             whole = piece.last and not piece.begin
             start, end = piece.span
             own = None if whole else [(start - piece.offset, end - piece.offset)]
@@ -356,7 +355,7 @@ class EmotionRecognizer(SpeechRecognizer):
             duration = piece.end
         weights = torch.tensor(shares, device=self.device).log() - math.log(sum(shares))
         log_probs = (torch.stack(judged) + weights.unsqueeze(1)).logsumexp(dim=0)  # [classes]
-        encoded = Frames.from_list([torch.cat(tokens)], self.mods.encoder.rate) if transcribe else None
+        encoded = Frames.from_list([torch.cat(tokens)], self.mods.encoder.rate) if tokens else None
         return _Heard(encoded, log_probs, segments, duration)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,3 +302,13 @@ def test_words_of_an_encoder_without_tokens_have_no_times(encoder, samples, monk
     recognizer.hparams.decode = lambda log_probs: ["HI"]
     said = recognizer.transcribe_and_classify(samples, rate=16000)
     assert (said.text, said.words) == ("HI", ())
+
+
+def test_an_encoder_without_a_ctc_output_tells_the_emotion(encoder, samples, monkeypatch):
+    forward = DeepSpeech2.forward
+    monkeypatch.setattr(DeepSpeech2, "forward", lambda self, wavs, *rest: replace(forward(self, wavs, *rest), ctc=None))
+    said = recognizer_of(encoder).track_file(samples, window=1.0, rate=16000)
+    assert (said.text, said.words, len(said.track)) == ("", (), 4)
+    assert sum(said.probabilities.values()) == pytest.approx(1)
+    with pytest.raises(DataError, match="this encoder has no CTC output"):
+        recognizer_of(encoder).transcribe_file(samples, rate=16000)
