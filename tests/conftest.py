@@ -15,6 +15,22 @@ import soundfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; also of the recipes' processes, two of which run at once
 
 
+# What trains most, or starts programs.
+LONGEST = ("test_cross_validate", "test_train_asr", "test_train_ser", "test_probe", "test_bad_input")
+
+
+def pytest_configure(config):
+    """xdist would sort files by their number of tests, which says little of their time."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that one process does not end with them while the other waits."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))  # stable
+
+
 def write_tone(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1,
                frequency: float = 220.0) -> Path:
     """A sine with a slow swell; the folder is made."""
