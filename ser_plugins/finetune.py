@@ -1,4 +1,4 @@
-"""Fine-tuning of the recogniser's last layers together with a head (Lakomkin et al. 2017, §3.1.3).
+"""Fine-tuning of the recogniser's last layers together with a head (Lakomkin et al. 2017, §1).
 
 The layers are copied, and the head reads the copies; the encoder itself stays frozen, so that others share it and
 what it says in words stays the same. The store keeps the frames of the layer below the copies, which is all that an
