@@ -251,8 +251,11 @@ def _described(one: Planned, stamp: Mapping[str, Any]) -> dict[str, Any]:
     command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
                           *one.words[1:]])
     untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
+    tuned = values.get("finetune_layers")
+    settings = {**system.options, **({"finetune_layers": tuned} if tuned else {}),
+                **({"untrained_encoder": True} if untrained else {})}
     return {"head": values.get("head"), "layer": system.options.get("layer"),
-            "settings": {**system.options, **({"untrained_encoder": True} if untrained else {})},
+            "settings": settings,
             "encoder": None if encoder is None else encoder.fingerprint, "deterministic": system.deterministic,
             "trainable_parameters": stamp.get("trainable_parameters"), "command": command}
 

@@ -27,6 +27,7 @@ from ser_plugins.files import write_atomically
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "test_data_folder", "overwrite",
                 "num_workers", "regimes")
 OF_FEATURES, OF_ENCODER = ("features", "pitch", "feature_options"), ("encoder",)  # settings of a part
+OF_FINETUNING = ("finetune_layers", "finetune_lr")
 DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",
     "WA": "weighted accuracy: share of utterances that are right",
@@ -194,7 +195,8 @@ def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[mani
     What a system does not need has no part in it: a baseline stays the same with another encoder.
     """
     needs, extractor, encoder = system.needs, system.extractor, system.encoder
-    unused = {*NOT_SETTINGS, *(() if needs.features else OF_FEATURES), *(() if needs.encoder else OF_ENCODER)}
+    unused = {*NOT_SETTINGS, *(() if needs.features else OF_FEATURES), *(() if needs.encoder else OF_ENCODER),
+              *(() if exp.values.get("finetune_layers") else OF_FINETUNING)}
     settings = {key: value for key, value in exp.values.items() if key not in unused}
     if needs.features and extractor is not None:
         settings["features_fingerprint"] = extractor.fingerprint

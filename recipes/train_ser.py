@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ser_plugins import batches, experiment, folds, inference, metrics, registry, store
+from ser_plugins import batches, experiment, finetune, folds, inference, metrics, registry, store
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest
@@ -70,6 +70,18 @@ class SERBrain(sb.Brain):
                              in zip(batch, predictions.softmax(dim=1).tolist(), strict=True)]
         return cross_entropy(predictions, truth)
 
+    def init_optimizers(self) -> None:
+        """The head's weights; copied layers of the encoder are a second group, with a learning rate of their own."""
+        head = self.modules.head
+        if not isinstance(head, finetune.FineTuned):
+            super().init_optimizers()
+            return
+        self.optimizer = self.opt_class([
+            {"params": list(head.head.parameters())},
+            {"params": list(head.layers.parameters()), "lr": self.hparams.finetune_lr}])
+        self.optimizers_dict = {"opt_class": self.optimizer}
+        self.checkpointer.add_recoverable("optimizer", self.optimizer)
+
     def on_fit_start(self) -> None:
         """Recovers the last finished epoch; a run that had annealed to its end has nothing left to train."""
         super().on_fit_start()
@@ -99,7 +111,9 @@ class SERBrain(sb.Brain):
             self.test_loss = loss
             return
         rate, next_rate = self.hparams.lr_annealing([self.optimizer], epoch, loss)
-        sb.nnet.schedulers.update_learning_rate(self.optimizer, next_rate)
+        sb.nnet.schedulers.update_learning_rate(self.optimizer, next_rate, [0])
+        for group in self.optimizer.param_groups[1:]:
+            group["lr"] *= next_rate / rate  # in proportion
         logger.info("epoch %d, lr %.2g, train loss %.4f, valid loss %.4f", epoch, rate, self.train_loss, loss)
         self.bar.set_postfix(train=f"{self.train_loss:.3f}", valid=f"{loss:.3f}", lr=f"{rate:.1g}")
         self.bar.update()
@@ -134,6 +148,8 @@ RULES: experiment.Rules = {
     "number_of_epochs": (lambda value: value >= 1, "1 or more"),
     "batch_size": (lambda value: value >= 1, "1 or more"),
     "lr": (lambda value: value > 0, "above 0"),
+    "finetune_layers": (lambda value: value >= 0, "0 or more"),
+    "finetune_lr": (lambda value: value >= 0, "0 or more"),
     "max_grad_norm": (lambda value: value > 0, "above 0"),
     "annealing_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
     "annealing_patience": (lambda value: value >= 0, "0 or more"),
@@ -179,12 +195,16 @@ def build(exp: experiment.Experiment) -> protocol.System:
         raise OptionError(f"head '{values['head']}': {error}") from error
     torch.manual_seed(values["seed"])
     head = registry.create("heads", values["head"], options, head_sizes(extractor, encoder, len(values["labels"])))
-    name = system_name(values["head"], options, values["encoder"] if needs.encoder else None)
+    if values["finetune_layers"]:
+        head = finetune.finetuned(head, needs, encoder, values["finetune_layers"])
+        needs = head.needs
+    name = system_name(values["head"], options, values["encoder"] if needs.encoder else None,
+                       values["finetune_layers"])
     return protocol.System("train_ser", name, head, needs, extractor, encoder, options, foreign_code(values["head"]))
 
 
-def system_name(head: str, options: Mapping[str, Any], encoder: str | None = None) -> str:
-    """As the paper's Table 1 names systems: head and layer, or head and units.
+def system_name(head: str, options: Mapping[str, Any], encoder: str | None = None, finetune_layers: int = 0) -> str:
+    """As the paper's Table 1 names systems: head and layer, or head and units; then what is done to the encoder.
 
     Example
     -------
@@ -192,9 +212,12 @@ def system_name(head: str, options: Mapping[str, Any], encoder: str | None = Non
     ('progressive-2', 'baseline-96')
     >>> system_name("mp", {"layer": 1}, "untrained:deepspeech2")
     'mp-1-untrained'
+    >>> system_name("rnn", {"layer": 5}, "deepspeech2", finetune_layers=2)
+    'rnn-5-finetuned2'
     """
     number = options.get("layer", options.get("units"))
     name = head if number is None else f"{head}-{number}"
+    name += f"-finetuned{finetune_layers}" if finetune_layers else ""
     return f"{name}-untrained" if str(encoder).startswith(inference.UNTRAINED) else name
 
 
@@ -215,6 +238,9 @@ def load(argv: Sequence[str]) -> experiment.Experiment:
     experiment.check_values(values, RULES)
     if values["lr"] <= values["lr_end"]:
         raise OptionError(f"--lr {values['lr']}: it must lie above lr_end {values['lr_end']}, where training ends")
+    if "finetune_lr" in exp.given and not values["finetune_layers"]:
+        raise OptionError("--finetune_lr is the learning rate of layers that --finetune_layers chooses, which chooses "
+                          "none")
     protocol.check_corpora(values, exp.given)
     return exp
 

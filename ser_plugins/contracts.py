@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.audio import SAMPLE_RATE as SAMPLE_RATE  # plugins take it from here
-from ser_plugins.errors import DataError, PluginError
+from ser_plugins.errors import DataError, OptionError, PluginError
 
 
 def length_mask(lengths: Tensor, time: int) -> Tensor:
@@ -365,6 +365,29 @@ class Encoder(nn.Module, ABC):
     def freeze(self) -> Encoder:
         """Evaluation mode and no gradients, for good."""
         return self.eval().requires_grad_(False)
+
+    def top(self, count: int) -> nn.Sequential:
+        """Trainable copies of the last ``count`` layers, which the layer below them feeds; the encoder stays as it is.
+
+        Optional: an encoder that has no layers of this kind does not offer it.
+
+        Arguments
+        ---------
+        count : int
+            From 1 to the number of layers less 1.
+
+        Returns
+        -------
+        nn.Sequential
+            ``count`` modules. Each maps the `Frames` of a layer, as `forward` gives them, to those of the next one.
+
+        Raises
+        ------
+        OptionError
+            The encoder cannot be split.
+        """
+        raise OptionError(f"encoder {type(self).__name__} has no split point (a method 'top'), so that none of its "
+                          "layers can be fine-tuned; take another encoder, or leave all of it frozen")
 
 
 FILLED_IN = ("feature_dim", "layer_dims", "vocabulary", "num_classes")  # arguments of a head that the toolkit gives

@@ -173,6 +173,10 @@ def check_model(content: Mapping[str, Any], path: Path) -> None:
     double = [label for number, label in enumerate(labels) if label in labels[:number]]
     if double:
         raise DataError(f"{where(path, 'labels')}: labels holds '{double[0]}' twice")
+    layers = content.get("finetune_layers", 1)
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+        raise DataError(f"{where(path, 'finetune_layers')}: finetune_layers must be a number of layers, not "
+                        f"{layers!r:.80}")
     temperature = content.get("temperature")
     if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float)
                                     or not 0 < temperature < float("inf")):

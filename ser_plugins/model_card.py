@@ -76,6 +76,7 @@ def _values(model: Model, run: Path, onnx: bool) -> dict[str, Any]:
     language = registry.load("corpora", corpus).language
     return {
         **{key: result[key] for key in ("UA", "WA", "F1", "ECE", "epochs", "tested_epoch")},
+        "finetuned": content.get("finetune_layers", 0),
         "system": protocol["system"], "head": content["head"], "features": content["features"], "onnx": onnx,
         "encoder": type(model.encoder).__name__, "uses_features": model.needs.features, "version": __version__,
         "labels": model.labels, "temperature": model.temperature, "language": language,

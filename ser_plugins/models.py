@@ -20,6 +20,7 @@ from ser_plugins import hub, registry
 from ser_plugins.contracts import Encoder, FeatureExtractor, Head, Needs, head_sizes
 from ser_plugins.errors import DataError, OptionError, PluginError, SerError, out_of_memory
 from ser_plugins.files import write_atomically
+from ser_plugins.finetune import finetuned
 from ser_plugins.folder_check import check_complete, check_folder, check_model, read_json, where
 from ser_plugins.weights import bounded, load_weights
 
@@ -107,7 +108,7 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
         Made where it does not exist.
     values : Mapping[str, Any]
         ``labels``, ``features``, ``feature_options``, ``encoder``, ``head``, ``head_options``; ``temperature`` where
-        one was fitted.
+        one was fitted; ``finetune_layers`` where ``head`` is a `FineTuned` one.
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
@@ -123,8 +124,7 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
         "head": values["head"],
         "head_options": values["head_options"],
     }
-    if values.get("temperature") is not None:
-        content["temperature"] = values["temperature"]
+    content |= {key: values[key] for key in ("temperature", "finetune_layers") if values.get(key)}
     write(folder, content, head)
 
 
@@ -195,6 +195,9 @@ def load_model(source: str | Path | None) -> Model:
                      head_sizes(extractor, encoder, len(content["labels"])))
     options = {name: parameter.default for name, parameter in registry.arguments(type(head)).items()}
     needs = head.needs.resolve({**options, **content["head_options"]}, len(encoder.layer_dims))
+    if "finetune_layers" in content:
+        head = _finetuned(folder, head, needs, encoder, content["finetune_layers"])
+        needs = head.needs
     for part, name, used in ((extractor, "features", needs.features), (encoder, "encoder", True)):
         if used and part.fingerprint != content[f"{name}_fingerprint"]:
             raise DataError(f"{folder}: the {name} '{content[name]}' installed here differs from the one that the "
@@ -226,6 +229,14 @@ def _made(folder: Path, kind: str, name: str, options: Mapping[str, Any],
         if out_of_memory(error):
             raise
         raise OptionError(f"{place}: '{name}' does not take its options: {type(error).__name__}: {error}") from error
+
+
+def _finetuned(folder: Path, head: Head, needs: Needs, encoder: Encoder, count: int) -> Head:
+    """The head over copies of the encoder's last layers, which its weights file fills."""
+    try:
+        return finetuned(head, needs, encoder, count)
+    except OptionError as error:
+        raise OptionError(f"{where(folder / 'model.json', 'finetune_layers')}: {error}") from error
 
 
 def _encoder_source(name: str, folder: Path, exported: bool) -> str:

@@ -1,5 +1,6 @@
 """Every registered plugin keeps its contract, and a plugin that breaks a rule is told which."""
 
+import copy
 import json
 
 import pytest
@@ -525,7 +526,46 @@ class HashesNoWeights(Letters):
         return fingerprint({"layers": 2}, {})
 
 
+class Above(nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, frames):
+        return Frames(self.linear(frames.data).tanh(), frames.lengths, frames.rate).masked()
+
+
+class CanBeSplit(Letters):
+    def top(self, count):
+        return copy.deepcopy(nn.Sequential(Above(self.second))).requires_grad_(True)
+
+
+class SharesItsTop(Letters):
+    def top(self, count):
+        return nn.Sequential(Above(self.second)).requires_grad_(True)
+
+
+class FreezesItsTop(Letters):
+    def top(self, count):
+        return copy.deepcopy(nn.Sequential(Above(self.second)))
+
+
+class BeginsItsTopAnew(Letters):
+    def top(self, count):
+        return nn.Sequential(Above(nn.Linear(6, 5)))
+
+
+class HasALowTop(Letters):
+    def top(self, count):
+        return nn.Sequential()
+
+
 @pytest.mark.parametrize(("encoder", "finding"), [
+    (SharesItsTop, "2 parameters of top are the encoder's own, e.g. ['0.linear.weight']"),
+    (FreezesItsTop, "2 parameters of top want no gradients, e.g. ['0.linear.weight']"),
+    (BeginsItsTopAnew, "'`top`, where there is one, gives trainable copies of the last layers that compute what the "
+                       "layers do': layer 2 and its copy differ by "),
+    (HasALowTop, "top(1) gives 0 modules"),
     (IsNotThere, "'`example()`, by default `from_pretrained()`, gives an encoder': it raises DataError: "
                    "weights.safetensors is"),
     (FreezesNothing, "it gives a NoneType"),
@@ -555,6 +595,7 @@ def test_a_broken_encoder_is_told_the_rule(encoder, finding):
 def test_an_encoder_is_checked_as_class_or_as_instance_and_left_as_it_is():
     testing.check_encoder(Letters)
     testing.check_encoder(HearsLayersOnly)
+    testing.check_encoder(CanBeSplit)
     encoder = Letters.from_pretrained()
     testing.check_encoder(encoder)
     assert encoder.training

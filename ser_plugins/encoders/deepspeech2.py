@@ -12,6 +12,7 @@ blank).
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,37 @@ class UtteranceDropout(nn.Module):
         return replace(frames, data=frames.data * kept / (1 - self.plain.p))
 
 
+class NextLayer(nn.Module):
+    """A recurrent layer and the norm before it, from what a head reads of the layer below.
+
+    Arguments
+    ---------
+    norm : SequenceNorm
+        Of the layer below.
+    recurrent : BiRNNLayer
+        The layer.
+    concatenated : bool
+        Whether representations are both directions side by side, or their sum.
+    """
+
+    def __init__(self, norm: SequenceNorm, recurrent: BiRNNLayer, concatenated: bool) -> None:
+        super().__init__()
+        self.norm, self.recurrent, self.concatenated = norm, recurrent, concatenated
+
+    def forward(self, frames: Frames) -> Frames:
+        """Maps frames of layer k to frames of layer k + 1, both ``[batch, time, 2 × units]`` where concatenated."""
+        summed = frames.data  # [batch, time, units]
+        if self.concatenated:
+            summed = torch.add(*summed.chunk(2, dim=2))
+        ahead, behind = self.recurrent(self.norm(replace(frames, data=summed)))
+        return replace(frames, data=represented(ahead, behind, self.concatenated))
+
+
+def represented(ahead: Tensor, behind: Tensor, concatenated: bool) -> Tensor:
+    """What a head reads of a layer's two directions, each ``[batch, time, units]``."""
+    return torch.cat((ahead, behind), dim=2) if concatenated else ahead + behind
+
+
 class DeepSpeech2(Encoder):
     """The CTC recogniser whose layers the emotion heads reuse.
 
@@ -207,12 +239,17 @@ class DeepSpeech2(Encoder):
         layers = []
         for layer, norm in zip(self.recurrent, self.norms, strict=True):
             ahead, behind = layer(frames)
-            summed = ahead + behind
-            representation = torch.cat((ahead, behind), dim=2) if self.concatenated else summed
-            layers.append(Frames(representation, frames.lengths, frames.rate))
-            frames = self.dropout(norm(Frames(summed, frames.lengths, frames.rate)))
+            layers.append(replace(frames, data=represented(ahead, behind, self.concatenated)))
+            frames = self.dropout(norm(replace(frames, data=ahead + behind)))
         log_probs = self.output(frames.data).log_softmax(dim=2)  # [batch, time, vocabulary]
         return Encoding(tuple(layers), Frames(log_probs, frames.lengths, frames.rate).masked())
+
+    def top(self, count: int) -> nn.Sequential:
+        """Trainable copies of the last ``count`` recurrent layers, each with the norm before it."""
+        below = len(self.recurrent) - count - 1
+        pairs = zip(self.norms[below:-1], self.recurrent[below + 1:], strict=True)
+        layers = nn.Sequential(*(NextLayer(norm, layer, self.concatenated) for norm, layer in pairs))  # type: ignore[arg-type]
+        return copy.deepcopy(layers).requires_grad_(True)
 
     def steps(self, samples: Tensor) -> Tensor:
         """Steps of ``log_probs`` that utterances of ``samples`` samples have, int64 ``[batch]``."""

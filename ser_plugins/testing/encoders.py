@@ -150,7 +150,26 @@ def encoder_fingerprint(case: EncoderCase) -> None:
             parameter.copy_(kept)
 
 
+def encoder_top(case: EncoderCase) -> None:
+    """`top`, where there is one, gives trainable copies of the last layers that compute what the layers do."""
+    encoder, dims = case.encoder, case.encoder.layer_dims
+    if type(encoder).top is Encoder.top or len(dims) < 2:
+        return
+    encoding, layers = case.encode(), encoder.top(len(dims) - 1)
+    require(len(layers) == len(dims) - 1, f"top({len(dims) - 1}) gives {len(layers)} modules")
+    own = {parameter.data_ptr() for parameter in encoder.parameters()}
+    shared = [name for name, parameter in layers.named_parameters() if parameter.data_ptr() in own]
+    require(not shared, f"{len(shared)} parameters of top are the encoder's own, e.g. {shared[:1]}")
+    frozen = [name for name, parameter in layers.named_parameters() if not parameter.requires_grad]
+    require(not frozen, f"{len(frozen)} parameters of top want no gradients, e.g. {frozen[:1]}")
+    frames = encoding.layers[0]
+    for number, layer in enumerate(layers.eval(), start=2):
+        frames = layer(frames)
+        require_frames(frames, dims[number - 1], len(frames.lengths), f"layer {number} of top")
+        require_close(frames.data, encoding.layers[number - 1].data, f"layer {number} and its copy")
+
+
 ENCODER_RULES: tuple[Rule[EncoderCase], ...] = (
     encoder_loads, encoder_frozen, encoder_layers, encoder_lengths, encoder_probabilities, encoder_deterministic,
-    encoder_batch_invariant, encoder_decodes, encoder_fingerprint,
+    encoder_batch_invariant, encoder_decodes, encoder_fingerprint, encoder_top,
 )
