@@ -18,7 +18,7 @@ class FineTuned(Head):
 
     Norms in the copies keep the statistics of the recogniser's training, also in training mode: a batch of emotional
     speech decides none of its utterances' numbers. The CTC log-probabilities that a head may read are the frozen
-    recogniser's; of a stretch of a longer recording (`EmotionRecognizer.track_file`) the copies hear that stretch alone.
+    recogniser's; of a stretch of a longer recording (`EmotionRecognizer.track_file`) the copies hear that alone.
 
     Arguments
     ---------
