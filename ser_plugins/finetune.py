@@ -17,7 +17,8 @@ class FineTuned(Head):
     """A head over copies of encoder layers, which are trained with it.
 
     Norms in the copies keep the statistics of the recogniser's training, also in training mode: a batch of emotional
-    speech decides none of its utterances' numbers.
+    speech decides none of its utterances' numbers. The CTC log-probabilities that a head may read are the frozen
+    recogniser's; of a stretch of a longer recording (`EmotionRecognizer.track_file`) the copies hear that alone.
 
     Arguments
     ---------

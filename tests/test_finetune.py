@@ -193,9 +193,12 @@ def test_a_run_is_named_and_stamped_by_what_it_trains(run, tiny_encoder):
     assert {path.name for path in stock.glob("*/*") if path.is_dir()} == {"layer1"}
 
 
-def test_the_encoder_file_is_as_it_was(run, tiny_encoder):
+def test_the_encoder_that_runs_share_is_as_it_was(run, tiny_encoder):
     content = json.loads((run / "model/model.json").read_text())
-    assert models.load_encoder(tiny_encoder).fingerprint == content["encoder_fingerprint"]
+    shared = protocol.encoder_of(str(tiny_encoder))  # the object that the run took its copies from
+    assert shared.fingerprint == models.load_encoder(tiny_encoder).fingerprint == content["encoder_fingerprint"]
+    assert not any(module.training for module in shared.modules())
+    assert not any(parameter.requires_grad for parameter in shared.parameters())
 
 
 @pytest.mark.parametrize(("words", "kept"), [((), set()), (WORDS[:4], {"finetune_layers", "finetune_lr"})])
