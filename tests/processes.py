@@ -4,6 +4,7 @@ A script runs as ``python script.py words`` runs it: as ``__main__``, in a sessi
 is spared the seconds of the imports. The process that forks does nothing else, so that each starts from the same.
 """
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -14,7 +15,9 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -133,4 +136,19 @@ def _run(words, stdout, stderr, environment, file_size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     sys.argv = words
     sys.path[:0] = [str(Path(words[0]).parent), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    runpy.run_path(words[0], run_name="__main__")
+    code: object = None
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # what Python does when a program ends, and multiprocessing leaves out: libraries stop their
+    atexit._run_exitfuncs()  # workers there, for which multiprocessing would wait
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
