@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import processes
+import protocol
 import pytest
 import soundfile
 import torch
@@ -19,7 +20,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from ser_plugins import batches, experiment, inference
+from ser_plugins import batches, experiment
 from ser_plugins.contracts import SAMPLE_RATE
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import OptionError
@@ -63,7 +64,7 @@ def test_a_run_leaves_every_promised_file(runs, system):
     folder = runs[system]
     assert {path.name for path in folder.iterdir()} == {
         "hyperparams.yaml", "env.log", "log.txt", "save", "settings.json", "train_ser.py", "predictions.csv",
-        "predictions_valid.csv", "metrics.json", "confusion.png", "model"}
+        "predictions_valid.csv", "metrics.json", "confusion.png", "model", experiment.LOCK}
     (checkpoint,) = {path for path in folder.glob("save/CKPT*") if "epoch: 2" in (path / "CKPT.yaml").read_text()}
     assert {path.stem for path in checkpoint.glob("*.ckpt")} == {
         "head", "counter", "annealing", "curve", "optimizer", "brain"}
@@ -161,12 +162,10 @@ def test_the_learning_rate_is_annealed_to_the_end(train, tmp_path):
 
 
 @pytest.mark.parametrize("system", ["mp", "rnn"])
-def test_the_encoder_stays_frozen(train, tmp_path, monkeypatch, tiny_encoder, system):
-    kept = []
-    load = inference.load_encoder
-    monkeypatch.setattr(inference, "load_encoder", lambda source: kept.append(load(source)) or kept[-1])
+def test_the_encoder_stays_frozen(train, tmp_path, tiny_encoder, system):
+    encoder = protocol.encoder_of(str(tiny_encoder))
     train(system, tmp_path)
-    (encoder,) = kept
+    assert protocol.encoder_of(str(tiny_encoder)) is encoder
     stored = load_file(tiny_encoder / "weights.safetensors")
     for name, tensor in encoder.state_dict().items():
         torch.testing.assert_close(tensor, stored[name].to(tensor.dtype), rtol=0, atol=0)
