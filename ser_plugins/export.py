@@ -117,10 +117,11 @@ def _write_encoder(folder: Path, model: Model) -> str:
     source = str(model.content["encoder"])
     prefix = UNTRAINED if source.startswith(UNTRAINED) else ""
     plugin, found = models.encoder_plugin(source.removeprefix(prefix))
-    if isinstance(found, str):
-        raise OptionError(f"encoder '{source}' is read by another library, whose files are not checked here: a folder "
-                          "with it could not be shared safely; share the run's settings and name the encoder")
-    found = found or plugin.shipped
+    if isinstance(found, str) or (found and not plugin.safe_folder):
+        raise OptionError(f"encoder '{source}' is read by {plugin.__name__}, which does not declare that it reads a "
+                          "stranger's folder safely (safe_folder): a folder with it could not be shared safely; share "
+                          "the run's settings and name the encoder")
+    found = found or (plugin.shipped if plugin.safe_folder else None)
     if found is None:  # the plugin has its weights from elsewhere; the fingerprint tells whether they are the same
         return source
     folder.mkdir()

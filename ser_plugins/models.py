@@ -256,4 +256,16 @@ def _encoder_source(name: str, folder: Path, exported: bool) -> str:
                         "folder that holds it")
     if not exported and not Path(bare).is_absolute():
         raise DataError(f"{place}: encoder '{bare}' is neither installed nor the absolute path of a folder")
-    return f"{prefix}{folder / WITHIN}" if exported else name
+    if exported:
+        _check_encoder(folder / WITHIN)
+        return f"{prefix}{folder / WITHIN}"
+    return name
+
+
+def _check_encoder(folder: Path) -> None:
+    """Refuses an exported model's encoder folder whose plugin does not declare that it may be a stranger's."""
+    plugin, _ = encoder_plugin(str(folder))
+    if not plugin.safe_folder:
+        raise DataError(f"{where(folder / 'encoder.json', 'encoder')}: encoder '{plugin.__name__}' does not declare "
+                        "that it reads a stranger's folder without running anything of it (safe_folder): a model "
+                        "folder cannot hold one; take the encoder of a run of your own")

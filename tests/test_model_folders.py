@@ -199,6 +199,21 @@ def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, spoil, error, mes
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_an_encoder_that_others_could_not_read_safely_is_not_exported(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(DeepSpeech2, "safe_folder", False)
+    with pytest.raises(OptionError, match=r"read by DeepSpeech2, which does not declare .* \(safe_folder\)"):
+        export_model(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shipped_weights_that_may_not_travel_stay_with_their_plugin(tmp_path, monkeypatch):
+    monkeypatch.setattr(DeepSpeech2, "safe_folder", False)
+    out = export_model(make_run(tmp_path / "run", "deepspeech2"), tmp_path / "out")
+    assert json.loads((out / "model.json").read_text())["encoder"] == "deepspeech2"
+    assert not (out / "encoder").exists()
+    assert models.load_model(out).labels == LABELS
+
+
 # Malicious folders. Whatever runs makes a file named `marker`.
 
 
@@ -252,6 +267,13 @@ def text(name, content):
     return lambda folder, marker: (folder / name).write_text(content)
 
 
+def auto_map(folder, marker):
+    """A folder of transformers' whose code lies in a repository: to load it, transformers asks, and then runs it."""
+    for name, content in (("encoder", {"encoder": "huggingface"}), ("preprocessor_config", {}), ("config", {
+            "model_type": "evil", "auto_map": {"AutoConfig": "ann/evil--evil.Config"}})):
+        (folder / "encoder" / f"{name}.json").write_text(json.dumps(content))
+
+
 HEAD = r"head\.safetensors"
 ATTACKS = {
     "an encoder elsewhere": (lambda folder, marker: change(folder, encoder="/etc"),
@@ -266,6 +288,7 @@ ATTACKS = {
     "features not installed": (lambda folder, marker: change(folder, features="evil"), "no feature extractor 'evil'"),
     "an encoder not installed": (lambda folder, marker: change(folder, "encoder/encoder.json", encoder="evil"),
                                  "no encoder 'evil'"),
+    "an encoder with code": (auto_map, r"encoder\.json, line 1: encoder 'HuggingFace' does not declare that it reads"),
     "an option that does not exist": (lambda folder, marker: change(folder, head_options={"cmd": "id"}),
                                       "has no argument 'cmd'"),
     "an option of another type": (lambda folder, marker: change(folder, head_options={"layer": "__import__('os')"}),
