@@ -89,9 +89,10 @@ def push_model(folder: str | Path, repository: str, private: bool = False) -> st
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; ser export RUN {folder} writes it")
-    if load_model(folder).content.get("format") is None:
+    model = load_model(folder)
+    if model.content.get("format") is None:
         raise OptionError(f"{folder} is a run's own folder, and not complete: push what ser export {folder} OUT writes")
-    return hub.upload(folder, repository, private)
+    return hub.upload(model.folder, repository, private)  # what was checked: it may lie in folder/model
 
 
 def _write(folder: Path, model: Model, run: Path, onnx: bool) -> None:

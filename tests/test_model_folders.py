@@ -570,6 +570,12 @@ def test_push_uploads_what_its_readers_accept(remote, exported, run, capsys):
     assert len(remote.asked) == 2
 
 
+def test_push_uploads_the_very_folder_that_was_checked(remote, folder):
+    (folder.parent / "other.json").write_text("{}")  # the outer folder is not for others
+    assert cli.main(["push", str(folder.parent), "ann/ser"]) == 0
+    assert remote.asked[1][1]["folder_path"] == str(folder)
+
+
 def test_a_hub_that_refuses_and_one_that_is_not_installed(remote, exported, monkeypatch):
     def refuse(*_, **__):
         raise OSError("401 Client Error: Unauthorized")
