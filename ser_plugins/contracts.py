@@ -294,10 +294,15 @@ class Head(nn.Module, ABC):
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """Maps waveforms to frames of acoustic features. ``dim`` is the size of a frame, ``rate`` frames per second."""
+    """Maps waveforms to frames of acoustic features. ``dim`` is the size of a frame, ``rate`` frames per second.
+
+    ``licence`` is a sentence of Markdown on the terms of a library that it computes with, where they reach who uses the
+    trained system: the model card prints it. Empty, the default, where there are none.
+    """
 
     dim: int
     rate: float
+    licence: str = ""
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:

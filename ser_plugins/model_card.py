@@ -27,8 +27,6 @@ TERMS = {
     "synthetic": "Corpus: synthetic speech of espeak-ng (GPL-3.0, which does not reach its output); it shows that the "
                  "software works, and nothing about people.",
 }
-OPENSMILE = ("**openSMILE**, which tracks the pitch that this model hears, may be used for **non-commercial purposes "
-             "only**; so may this model.")
 
 
 def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
@@ -123,8 +121,8 @@ def _licences(model: Model, corpus: str, tested: str | None) -> list[str]:
         notes.append(TERMS.get(name, f"Corpus: `{name}`; whoever publishes this model states its terms here."))
     notes.append("Encoder: its licence is told in `encoder/README.md`." if _has_readme(model) else
                  "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
-    if model.needs.features and getattr(model.extractor, "pitch", None) == "opensmile":
-        notes.append(OPENSMILE)
+    if model.needs.features and model.extractor.licence:
+        notes.append(f"Features: {model.extractor.licence}")
     return notes
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,17 @@ def test_the_model_card_tells_the_runs_numbers(exported):
                  "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
         assert text in card, text
     assert "openSMILE" not in card  # mp reads no pitch
+
+
+@pytest.mark.parametrize(("features", "options", "told"), [
+    ("egemaps", {}, True), ("mfcc_pitch", {"pitch": "opensmile"}, True), ("mfcc_pitch", {"pitch": "yin"}, False),
+    ("logmel", {}, False)])
+def test_the_model_card_tells_the_terms_of_the_features(run, features, options, told):
+    from ser_plugins import model_card, registry
+
+    model = models.load_model(run)
+    heard = replace(model, extractor=registry.create("features", features, options), needs=Needs(features=True))
+    assert any("non-commercial purposes only" in note for note in model_card._licences(heard, "emodb", None)) is told
 
 
 def test_the_model_card_knows_gender_and_opensmile(encoder_folder, tmp_path, monkeypatch):
