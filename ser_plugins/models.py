@@ -242,15 +242,21 @@ def _finetuned(folder: Path, head: Head, needs: Needs, encoder: Encoder, count: 
 def _encoder_source(name: str, folder: Path, exported: bool) -> str:
     """What `load_encoder` is to load; an exported model's encoder lies in its folder, or is a plugin's own.
 
-    A run's own folder may name a folder of this machine, which is read as data, or ``NAME:SOURCE``; either must have
-    the fingerprint of the encoder that was trained on.
+    A run's own folder may name a folder of this machine, which is read as data; in the folder of its run, which has
+    ``settings.json``, also ``NAME:SOURCE``. Either must have the fingerprint of the encoder that was trained on.
     """
     prefix = UNTRAINED if name.startswith(UNTRAINED) else ""
     bare = name.removeprefix(prefix)
-    if bare in registry.installed("encoders") or (
-            not exported and bare.partition(":")[0] in registry.installed("encoders")):
+    plugin, colon, _ = bare.partition(":")
+    if bare in registry.installed("encoders"):
         return name
     place = where(folder / "model.json", "encoder")
+    if not exported and colon and plugin in registry.installed("encoders"):
+        own = folder.resolve()
+        if own.name == "model" and (own.parent / "settings.json").is_file():
+            return name
+        raise DataError(f"{place}: encoder '{bare}' is had from elsewhere, which only the folder of a run may ask for: "
+                        f"{own} is no folder 'model' with a run's settings.json above it")
     if exported and bare != WITHIN:
         raise DataError(f"{place}: encoder '{bare}' is neither installed nor '{WITHIN}', the folder within a model "
                         "folder that holds it")

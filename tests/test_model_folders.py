@@ -78,6 +78,7 @@ def make_run(folder, encoder, head="mp", options=None, features="mfcc_pitch", fe
     protocol = {"system": f"{head}-2", "fold": fold, "definitions": {"split": "one speaker out"},
                 "counts": {part: dict.fromkeys(LABELS, 2) for part in ("train", "valid", "test")},
                 "settings": {"corpus": "emodb", "test_corpus": None, "seed": 1}}
+    (folder / "settings.json").write_text("{}")
     (folder / "metrics.json").write_text(json.dumps(
         {**result, "ECE": 0.1, "epochs": 5, "tested_epoch": 4, "protocol": protocol}))
     (folder / "hyperparams.yaml").write_text(HYPERPARAMETERS)
@@ -350,6 +351,24 @@ def test_a_malicious_folder_is_refused(folder, tmp_path, name):
         EmotionRecognizer.from_hparams(source=folder)
     assert str(caught.value).count("\n") <= 5
     assert not (tmp_path / "marker").exists()
+
+
+def test_only_a_run_may_have_its_encoder_from_elsewhere(run, tmp_path, monkeypatch):
+    """A stranger leaves `format` out, and names a repository."""
+    asked = []
+    monkeypatch.setattr(DeepSpeech2, "from_pretrained", lambda source: asked.append(source) or 1 / 0)
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    change(copy / "model", encoder="deepspeech2:ann/evil")
+    Path(shutil.copytree(copy / "model", tmp_path / "downloaded" / "model"))
+    for source in (tmp_path / "downloaded", tmp_path / "downloaded" / "model"):
+        with pytest.raises(DataError, match=r"model\.json, line \d+: encoder 'deepspeech2:ann/evil' is had from else"):
+            models.load_model(source)
+    assert not asked
+    monkeypatch.chdir(copy / "model")
+    for source in (None, copy, copy / "model"):
+        with pytest.raises(ZeroDivisionError):
+            models.load_model(source)
+    assert asked == ["ann/evil"] * 3
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
