@@ -112,20 +112,28 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
-    prefix = UNTRAINED if values["encoder"].startswith(UNTRAINED) else ""
-    source = Path(values["encoder"].removeprefix(prefix))
     content = {
         "labels": values["labels"],
         "features": values["features"],
         "feature_options": values["feature_options"],
         "features_fingerprint": extractor.fingerprint,
-        "encoder": prefix + str(source.absolute() if source.is_dir() else source),
+        "encoder": _from_anywhere(values["encoder"]),
         "encoder_fingerprint": encoder.fingerprint,
         "head": values["head"],
         "head_options": values["head_options"],
     }
     content |= {key: values[key] for key in ("temperature", "finetune_layers") if values.get(key)}
     write(folder, content, head)
+
+
+def _from_anywhere(encoder: str) -> str:
+    """The encoder's name with a relative folder in it made absolute."""
+    prefix = UNTRAINED if encoder.startswith(UNTRAINED) else ""
+    source = encoder.removeprefix(prefix)
+    plugin, colon, weights = source.partition(":")
+    if plugin in registry.installed("encoders"):
+        prefix, source = f"{prefix}{plugin}{colon}", weights
+    return prefix + (str(Path(source).absolute()) if source and Path(source).is_dir() else source)
 
 
 def write(folder: Path, content: Mapping[str, Any], head: Head) -> None:

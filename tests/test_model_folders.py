@@ -105,6 +105,22 @@ def classify(source, device="cpu"):
     return EmotionRecognizer.from_hparams(source=source, run_opts={"device": device}).classify_batch(*waveforms())[0]
 
 
+@pytest.mark.parametrize("prefix", ["", "untrained:", "deepspeech2:", "untrained:deepspeech2:"])
+def test_a_run_names_its_encoders_folder_from_anywhere(encoder_folder, tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(encoder_folder.parent)
+    run = make_run(tmp_path / "run", f"{prefix}{encoder_folder.name}")
+    assert json.loads((run / "model" / "model.json").read_text())["encoder"] == f"{prefix}{encoder_folder}"
+    monkeypatch.chdir(tmp_path)
+    assert models.load_model(run).labels == LABELS
+
+
+def test_a_run_keeps_the_names_that_are_no_folders(tmp_path, monkeypatch):
+    (tmp_path / "deepspeech2").mkdir()  # a plugin goes before a folder of its name
+    monkeypatch.chdir(tmp_path)
+    for name in ("deepspeech2", "untrained:deepspeech2", "huggingface:facebook/hubert-base-ls960"):
+        assert models._from_anywhere(name) == name
+
+
 # What is exported
 
 
