@@ -199,6 +199,50 @@ def test_the_model_card_knows_gender_and_opensmile(encoder_folder, tmp_path, mon
     assert "| female | 0.250 | 0.250 | 4 |" in card
 
 
+def gender_manifest(folder, corpus="emodb", ids=tuple(f"u{number}" for number in range(8)), gender="female"):
+    from ser_plugins.corpora import manifest
+
+    rows = [manifest.Row(one, "none.wav", 0.0, 1.0, 1.0, 16000, "08" if number >= 4 else "03", "", gender, "anger")
+            for number, one in enumerate(ids)]
+    manifest.write(rows, folder / "manifest.csv")
+    (folder / "manifest.json").write_text(json.dumps({"corpus": corpus}))
+
+
+@pytest.mark.parametrize(("spoil", "known"), [
+    (lambda folder: None, True),
+    (lambda folder: gender_manifest(folder, corpus="ravdess"), False),
+    (lambda folder: gender_manifest(folder, ids=[f"u{number}" for number in range(7)]), False),
+    (lambda folder: gender_manifest(folder, ids=[f"u{number}" for number in range(7, -1, -1)]), False),
+    (lambda folder: (folder / "manifest.json").unlink(), False),
+    (lambda folder: (folder / "manifest.json").write_text("["), False),
+    (lambda folder: (folder / "manifest.csv").write_text("a,b\n1"), False),
+    (lambda folder: (folder / "manifest.csv").write_bytes(b"\xff\x00"), False),
+    (lambda folder: (folder / "manifest.csv").unlink(), False),
+])
+def test_genders_come_from_the_manifest_of_the_runs_own_corpus(run, tmp_path, spoil, known):
+    from ser_plugins import model_card, predictions
+
+    said = predictions.read(run / "predictions.csv")
+    gender_manifest(tmp_path)
+    spoil(tmp_path)
+    found = model_card._genders(tmp_path / "mp" / "run", said, "emodb", None)
+    assert found == ({"03": "female", "08": "female"} if known else {})
+
+
+def test_an_unrelated_manifest_does_not_hide_the_runs_own(run, tmp_path):
+    """Whose speakers bear, in predictions, the name of the corpus that was tested."""
+    from ser_plugins import model_card, predictions
+
+    said = predictions.read(run / "predictions.csv")
+    theirs = replace(said, ids=[f"emodb/{one}" for one in said.ids], speakers=[f"emodb/{one}" for one in said.speakers])
+    (tmp_path / "ravdess-to-emodb").mkdir()
+    gender_manifest(tmp_path, corpus="emodb", ids=["u1"])
+    (tmp_path / "manifests" / "ravdess-to-emodb").mkdir(parents=True)
+    gender_manifest(tmp_path / "manifests" / "ravdess-to-emodb", gender="male")
+    found = model_card._genders(tmp_path / "ravdess-to-emodb" / "run", theirs, "ravdess", "emodb")
+    assert found == {"emodb/03": "male", "emodb/08": "male"}
+
+
 def test_a_run_trained_by_the_recipe_is_exported(runs, tmp_path, capsys):
     """By the command; its manifest says that S01 is a woman."""
     assert cli.main(["export", str(runs["rnn"]), str(tmp_path / "out")]) == 0
