@@ -15,7 +15,7 @@ import io
 import secrets
 import shutil
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
@@ -135,7 +135,7 @@ def _write_encoder(folder: Path, model: Model) -> str:
 def shared_yaml(path: Path, encoder: str) -> str:
     """A run's resolved hyperparameters for others: plain values and known classes, no paths of this machine.
 
-    Objects of other classes, which a reader's check would refuse, become text.
+    Objects of other classes, which a reader's check would refuse, become text; so does each absolute path.
 
     Arguments
     ---------
@@ -168,4 +168,6 @@ def _shared(node: Node) -> Any:
         return MappingNode(node.tag, value, flow_style=node.flow_style)
     if isinstance(node, SequenceNode):
         return SequenceNode(node.tag, [_shared(one) for one in node.value], flow_style=node.flow_style)
+    if any(kind(node.value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)):
+        return ScalarNode("tag:yaml.org,2002:str", "a path, left out")
     return node

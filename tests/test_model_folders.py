@@ -35,6 +35,7 @@ experiment:
   opt_class: !name:torch.optim.Adam
     lr: 1e-05
   own: !new:ann.Secret [1]
+  corpus_options: {label_map: /home/ann/map.csv, folders: ['/home/ann/a', "C:\\\\ann", b/c], rate: 1/2}
   lr_annealing: !new:speechbrain.nnet.schedulers.ReduceLROnPlateau
     patience: 3
 """
@@ -157,10 +158,12 @@ def test_the_yaml_is_resolved_and_loads_in_both_ways(exported):
     with open(path, encoding="utf-8") as file:
         theirs = load_hyperpyyaml(file)
     assert mine.keys() == theirs.keys() == {"seed", "labels", "encoder", "tempi", "lr", "opt_class", "own",
-                                            "lr_annealing"}
-    for key in ("seed", "labels", "encoder", "tempi", "lr", "own"):
+                                            "corpus_options", "lr_annealing"}
+    for key in ("seed", "labels", "encoder", "tempi", "lr", "own", "corpus_options"):
         assert mine[key] == theirs[key]
     assert (mine["encoder"], mine["lr"], mine["tempi"]) == ("encoder", 1e-5, (0.9, 1.1))
+    gone = "a path, left out"
+    assert mine["corpus_options"] == {"label_map": gone, "folders": [gone, gone, "b/c"], "rate": "1/2"}
     assert mine["own"] == "!new:ann.Secret (an object, left out)"
     assert mine["opt_class"].func is theirs["opt_class"].func is torch.optim.Adam
     assert mine["lr_annealing"].patience == theirs["lr_annealing"].patience == 3
