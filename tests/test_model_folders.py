@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -582,6 +583,15 @@ def test_a_network_is_built_within_what_its_file_holds(tmp_path):
                 tmp_path / "w.safetensors"):
             build()
     assert Wide(300).layer.weight.shape == (300, 300)  # the limit has gone
+
+
+def test_what_another_thread_builds_is_not_counted(tmp_path):
+    save_file({"layer.bias": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with bounded(tmp_path / "w.safetensors"), ThreadPoolExecutor(1) as other:
+        built = other.submit(lambda: [torch.nn.Linear(200, 200) for _ in range(200)])
+        assert len(built.result()) == 200
+        with pytest.raises(DataError, match=r"holds 1 tensors"):
+            torch.nn.Sequential(*[torch.nn.Identity()] * 200)
 
 
 # The hub
