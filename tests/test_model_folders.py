@@ -175,9 +175,15 @@ def test_the_model_card_tells_the_runs_numbers(exported):
     for text in ("# mp-2:", "| corpus | emodb |", "8 utterances of 2 speakers (10, 11)", "**0.250**",
                  "| anger | 1.000 |", "| sadness | 0.000 |", "| 03 | 0.250 | 0.250 | 4 |", "| 08 | 0.250 |",
                  "By gender: not known",
-                 "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
+                 "expected calibration error 0.100, before the temperature. Chance", "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
         assert text in card, text
     assert "openSMILE" not in card  # mp reads no pitch
+
+
+def test_the_model_card_of_a_system_without_a_temperature_speaks_of_none(encoder_folder, tmp_path):
+    card = (export_model(make_run(tmp_path / "run", encoder_folder), tmp_path / "out") / "README.md").read_text()
+    assert "expected calibration error 0.100. Chance" in card
+    assert "temperature" not in card
 
 
 @pytest.mark.parametrize(("features", "options", "told"), [
