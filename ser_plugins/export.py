@@ -46,7 +46,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     Returns
     -------
     Path
-        ``out``.
+        ``out``, absolute.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     OptionError
         ``out`` holds files already; or the system cannot be had as ONNX, and why.
     """
-    run, out = Path(run), Path(out)
+    run, out = Path(run), Path(out).absolute()
     for name in ("metrics.json", "predictions.csv", "hyperparams.yaml"):
         if not (run / name).is_file():
             raise DataError(f"{run} holds no {name}: ser export takes the folder of a run of train_ser.py that has "
@@ -67,9 +67,11 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     try:
         _write(draft, model, run, onnx)
         load_model(draft)  # it is what it claims to be
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
+        if out.exists():  # empty, and kept: it may be the current folder
+            for path in sorted(draft.iterdir()):
+                path.rename(out / path.name)
+        else:
+            draft.rename(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}; is the folder writable and the disk not "
                         "full?") from error

@@ -153,6 +153,15 @@ def test_the_shipped_encoder_travels_with_its_licence(tmp_path, encoder):
     assert torch.equal(classify(out), classify(tmp_path / "run"))
 
 
+def test_an_empty_folder_is_written_into_and_may_be_the_current_one(run, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert export_model(run, ".") == tmp_path / "out"
+    assert Path("model.json").is_file()  # the current folder is still this one
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert torch.equal(classify(None), classify(run))
+
+
 def test_the_yaml_is_resolved_and_loads_in_both_ways(exported):
     path = exported / "hyperparams.yaml"
     mine = safe_yaml.load(path)
