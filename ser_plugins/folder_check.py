@@ -181,5 +181,5 @@ def check_model(content: Mapping[str, Any], path: Path) -> None:
     temperature, (lowest, highest) = content.get("temperature"), TEMPERATURES
     if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float)
                                     or not lowest <= temperature <= highest):
-        raise DataError(f"{where(path, 'temperature')}: temperature {temperature!r:.80} is no number from {lowest:g} to "
-                        f"{highest:g}")
+        raise DataError(f"{where(path, 'temperature')}: temperature {temperature!r:.80} is no number from {lowest:g} "
+                        f"to {highest:g}")

@@ -162,21 +162,20 @@ def test_an_empty_folder_is_written_into_and_may_be_the_current_one(run, tmp_pat
     assert torch.equal(classify(None), classify(run))
 
 
-def test_the_yaml_is_resolved_and_loads_in_both_ways(exported):
+def test_the_yaml_is_resolved_checked_and_loads(exported):
     path = exported / "hyperparams.yaml"
-    mine = safe_yaml.load(path)
+    safe_yaml.check(path)
     with open(path, encoding="utf-8") as file:
-        theirs = load_hyperpyyaml(file)
-    assert mine.keys() == theirs.keys() == {"seed", "labels", "encoder", "tempi", "lr", "opt_class", "own",
-                                            "corpus_options", "lr_annealing"}
-    for key in ("seed", "labels", "encoder", "tempi", "lr", "own", "corpus_options"):
-        assert mine[key] == theirs[key]
-    assert (mine["encoder"], mine["lr"], mine["tempi"]) == ("encoder", 1e-5, (0.9, 1.1))
+        found = load_hyperpyyaml(file)
+    assert found.keys() == {"seed", "labels", "encoder", "tempi", "lr", "opt_class", "own", "corpus_options",
+                            "lr_annealing"}
+    assert (found["seed"], found["labels"]) == (1, LABELS)
+    assert (found["encoder"], found["lr"], found["tempi"]) == ("encoder", 1e-5, (0.9, 1.1))
     gone = "a path, left out"
-    assert mine["corpus_options"] == {"label_map": gone, "folders": [gone, gone, "b/c"], "rate": "1/2"}
-    assert mine["own"] == "!new:ann.Secret (an object, left out)"
-    assert mine["opt_class"].func is theirs["opt_class"].func is torch.optim.Adam
-    assert mine["lr_annealing"].patience == theirs["lr_annealing"].patience == 3
+    assert found["corpus_options"] == {"label_map": gone, "folders": [gone, gone, "b/c"], "rate": "1/2"}
+    assert found["own"] == "!new:ann.Secret (an object, left out)"
+    assert found["opt_class"].func is torch.optim.Adam
+    assert found["lr_annealing"].patience == 3
 
 
 def test_the_model_card_tells_the_runs_numbers(exported):
@@ -184,7 +183,8 @@ def test_the_model_card_tells_the_runs_numbers(exported):
     for text in ("# mp-2:", "| corpus | emodb |", "8 utterances of 2 speakers (10, 11)", "**0.250**",
                  "| anger | 1.000 |", "| sadness | 0.000 |", "| 03 | 0.250 | 0.250 | 4 |", "| 08 | 0.250 |",
                  "By gender: not known",
-                 "expected calibration error 0.100, before the temperature. Chance", "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
+                 "expected calibration error 0.100, before the temperature. Chance",
+                 "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
         assert text in card, text
     assert "openSMILE" not in card  # mp reads no pitch
 
@@ -270,7 +270,7 @@ def test_a_run_trained_by_the_recipe_is_exported(runs, tmp_path, capsys):
     assert "| gender | UA" in card
     assert "| female |" in card
     assert torch.equal(classify(tmp_path / "out"), classify(runs["rnn"]))
-    assert safe_yaml.load(tmp_path / "out" / "hyperparams.yaml")["head"] == "rnn"
+    assert "\nhead: rnn\n" in (tmp_path / "out" / "hyperparams.yaml").read_text()
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), [
@@ -512,7 +512,6 @@ YAMLS = {  # the text, {marker} being where it tries to make a folder → what i
     "deep nesting": ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
     "an anchor that is not there": ("a: *b", "line 1: no YAML: found undefined alias"),
     "two documents": ("a: 1\n---\nb: !apply:os.mkdir [{marker}]", "line 2: no YAML"),
-    "a key twice": ("a: 1\na: 2", "line 2: no YAML: found duplicate key"),
     "a list": ("- 1", "holds no mapping"),
     "nothing": ("", "holds no mapping"),
     "no YAML": ("a: [1", "line 1: no YAML|line 2: no YAML"),
@@ -526,7 +525,7 @@ def test_yaml_that_is_code_is_refused(tmp_path, name):
     path = tmp_path / "hyperparams.yaml"
     path.write_text(template.format(marker=tmp_path / "marker") if "{marker}" in template else template)
     with pytest.raises(DataError, match=message):
-        safe_yaml.load(path)
+        safe_yaml.check(path)
     assert not (tmp_path / "marker").exists()
 
 
@@ -548,7 +547,7 @@ def test_hyperpyyaml_would_have_run_them(tmp_path, name):
     assert (tmp_path / "marker").is_dir()
     (tmp_path / "marker").rmdir()
     with pytest.raises(DataError, match=YAMLS[name][1]):  # also after HyperPyYAML has changed ruamel's resolvers
-        safe_yaml.load(tmp_path / "evil.yaml")
+        safe_yaml.check(tmp_path / "evil.yaml")
     assert not (tmp_path / "marker").exists()
 
 
@@ -557,20 +556,11 @@ def test_a_pickle_of_the_attacks_runs_where_it_is_read(tmp_path):
     assert (tmp_path / "marker").is_dir()
 
 
-def test_known_yaml_is_built(tmp_path):
+def test_known_yaml_passes(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "lr: 1e-4\nyes: yes\npair: (1, two)\nlayer: !new:torch.nn.Linear [2, 3]\nbase: &b {x: 1}\nown:\n  <<: *b\n"
         "head: !name:ser_plugins.heads.mp.MeanPooling\n  layer: 2\n")
-    found = safe_yaml.load(tmp_path / "a.yaml")
-    assert (found["lr"], found["yes"], found["pair"], found["own"]) == (1e-4, "yes", (1, "two"), {"x": 1})
-    assert found["layer"].weight.shape == (3, 2)
-    assert found["head"].keywords == {"layer": 2}
-
-
-def test_arguments_that_a_class_refuses_are_told(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: !new:torch.nn.Linear [-1, many]")
-    with pytest.raises(DataError, match=r"a\.yaml: "):
-        safe_yaml.load(tmp_path / "a.yaml")
+    safe_yaml.check(tmp_path / "a.yaml")
 
 
 def test_runs_of_another_layout_have_their_yaml_shared(tmp_path):
