@@ -294,10 +294,15 @@ class Head(nn.Module, ABC):
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """Maps waveforms to frames of acoustic features. ``dim`` is the size of a frame, ``rate`` frames per second."""
+    """Maps waveforms to frames of acoustic features. ``dim`` is the size of a frame, ``rate`` frames per second.
+
+    ``licence`` is a sentence of Markdown on the terms of a library that it computes with, where they reach who uses the
+    trained system: the model card prints it. Empty, the default, where there are none.
+    """
 
     dim: int
     rate: float
+    licence: str = ""
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:
@@ -331,13 +336,16 @@ class Encoder(nn.Module, ABC):
     ``layer_dims`` holds the size of each layer's representation, so ``len(layer_dims)`` is the number of layers;
     ``rate`` is frames per second of every layer. ``vocabulary`` is the number of tokens of the CTC output, blank
     included; 0, the default, where there is none. ``shipped`` is the
-    folder of the weights that come with the plugin, if there are any: exported models take it along.
+    folder of the weights that come with the plugin, if there are any. ``safe_folder`` declares that `from_pretrained`
+    runs nothing of a folder, whoever wrote it, and asks nobody whether it may: no pickles, no code that a settings file
+    names, no download. Exported models take the encoder's folder along, and are read with it, only where it is True.
     """
 
     layer_dims: tuple[int, ...]
     rate: float
     vocabulary: int = 0
     shipped: Path | None = None
+    safe_folder: bool = False
 
     @classmethod
     @abstractmethod

@@ -29,6 +29,8 @@ LEAD, TAIL = 480, 960  # samples of silence around an utterance, so that every w
 PEAK = 0.99  # of full scale: openSMILE takes 16-bit integers, and lets what exceeds them wrap round
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
 
+LICENCE = ("**openSMILE**, which measures what this model hears, may be used for **non-commercial purposes only**; so "
+           "may this model.")
 LOUDNESS, F0 = "Loudness_sma3", "F0semitoneFrom27.5Hz_sma3nz"
 NAMES = (
     LOUDNESS, "alphaRatio_sma3", "hammarbergIndex_sma3", "slope0-500_sma3", "slope500-1500_sma3", "spectralFlux_sma3",

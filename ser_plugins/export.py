@@ -15,7 +15,7 @@ import io
 import secrets
 import shutil
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
@@ -46,7 +46,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     Returns
     -------
     Path
-        ``out``.
+        ``out``, absolute.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     OptionError
         ``out`` holds files already; or the system cannot be had as ONNX, and why.
     """
-    run, out = Path(run), Path(out)
+    run, out = Path(run), Path(out).absolute()
     for name in ("metrics.json", "predictions.csv", "hyperparams.yaml"):
         if not (run / name).is_file():
             raise DataError(f"{run} holds no {name}: ser export takes the folder of a run of train_ser.py that has "
@@ -67,9 +67,11 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     try:
         _write(draft, model, run, onnx)
         load_model(draft)  # it is what it claims to be
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
+        if out.exists():  # empty, and kept: it may be the current folder
+            for path in sorted(draft.iterdir()):
+                path.rename(out / path.name)
+        else:
+            draft.rename(out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}; is the folder writable and the disk not "
                         "full?") from error
@@ -89,9 +91,10 @@ def push_model(folder: str | Path, repository: str, private: bool = False) -> st
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; ser export RUN {folder} writes it")
-    if load_model(folder).content.get("format") is None:
+    model = load_model(folder)
+    if model.content.get("format") is None:
         raise OptionError(f"{folder} is a run's own folder, and not complete: push what ser export {folder} OUT writes")
-    return hub.upload(folder, repository, private)
+    return hub.upload(model.folder, repository, private)  # what was checked: it may lie in folder/model
 
 
 def _write(folder: Path, model: Model, run: Path, onnx: bool) -> None:
@@ -117,10 +120,11 @@ def _write_encoder(folder: Path, model: Model) -> str:
     source = str(model.content["encoder"])
     prefix = UNTRAINED if source.startswith(UNTRAINED) else ""
     plugin, found = models.encoder_plugin(source.removeprefix(prefix))
-    if isinstance(found, str):
-        raise OptionError(f"encoder '{source}' is read by another library, whose files are not checked here: a folder "
-                          "with it could not be shared safely; share the run's settings and name the encoder")
-    found = found or plugin.shipped
+    if isinstance(found, str) or (found and not plugin.safe_folder):
+        raise OptionError(f"encoder '{source}' is read by {plugin.__name__}, which does not declare that it reads a "
+                          "stranger's folder safely (safe_folder): a folder with it could not be shared safely; share "
+                          "the run's settings and name the encoder")
+    found = found or (plugin.shipped if plugin.safe_folder else None)
     if found is None:  # the plugin has its weights from elsewhere; the fingerprint tells whether they are the same
         return source
     folder.mkdir()
@@ -133,7 +137,7 @@ def _write_encoder(folder: Path, model: Model) -> str:
 def shared_yaml(path: Path, encoder: str) -> str:
     """A run's resolved hyperparameters for others: plain values and known classes, no paths of this machine.
 
-    Objects of other classes, which a reader's check would refuse, become text.
+    Objects of other classes, which a reader's check would refuse, become text; so does each absolute path.
 
     Arguments
     ---------
@@ -166,4 +170,6 @@ def _shared(node: Node) -> Any:
         return MappingNode(node.tag, value, flow_style=node.flow_style)
     if isinstance(node, SequenceNode):
         return SequenceNode(node.tag, [_shared(one) for one in node.value], flow_style=node.flow_style)
+    if any(kind(node.value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)):
+        return ScalarNode("tag:yaml.org,2002:str", "a path, left out")
     return node

@@ -18,6 +18,7 @@ from typing import Any
 from ser_plugins import safe_yaml
 from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
+from ser_plugins.metrics import TEMPERATURES
 
 CHECKSUMS = "checksums.json"
 FILES = ("model.json", "head.safetensors", "hyperparams.yaml", "README.md", CHECKSUMS, "model.onnx",
@@ -177,7 +178,8 @@ def check_model(content: Mapping[str, Any], path: Path) -> None:
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise DataError(f"{where(path, 'finetune_layers')}: finetune_layers must be a number of layers, not "
                         f"{layers!r:.80}")
-    temperature = content.get("temperature")
+    temperature, (lowest, highest) = content.get("temperature"), TEMPERATURES
     if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float)
-                                    or not 0 < temperature < float("inf")):
-        raise DataError(f"{where(path, 'temperature')}: temperature {temperature!r:.80} is no number above 0")
+                                    or not lowest <= temperature <= highest):
+        raise DataError(f"{where(path, 'temperature')}: temperature {temperature!r:.80} is no number from {lowest:g} "
+                        f"to {highest:g}")

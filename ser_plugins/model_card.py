@@ -16,6 +16,7 @@ from ser_plugins import __version__, metrics, predictions, registry
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
+from ser_plugins.folder_check import read_json
 from ser_plugins.models import Model
 
 TEMPLATE = Path(__file__).parent / "assets" / "model_card.md"
@@ -27,8 +28,6 @@ TERMS = {
     "synthetic": "Corpus: synthetic speech of espeak-ng (GPL-3.0, which does not reach its output); it shows that the "
                  "software works, and nothing about people.",
 }
-OPENSMILE = ("**openSMILE**, which tracks the pitch that this model hears, may be used for **non-commercial purposes "
-             "only**; so may this model.")
 
 
 def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
@@ -69,7 +68,7 @@ def _values(model: Model, run: Path, onnx: bool) -> dict[str, Any]:
     protocol, content = result["protocol"], model.content
     settings, fold = protocol["settings"], protocol["fold"]
     corpus, tested = settings["corpus"], settings["test_corpus"]
-    genders = _genders(run, corpus, tested)
+    genders = _genders(run, said, corpus, tested)
     grouped = [("test speaker", said.speakers)]
     if all(speaker in genders for speaker in said.speakers):
         grouped.append(("gender", [genders[speaker] for speaker in said.speakers]))
@@ -102,13 +101,22 @@ def _by_group(said: predictions.Predictions, groups: Sequence[str]) -> list[tupl
     return rows
 
 
-def _genders(run: Path, corpus: str, tested: str | None) -> Mapping[str, str]:
-    """Speaker → gender, from the manifest that the recipes left above the run; empty where there is none."""
+def _genders(run: Path, said: predictions.Predictions, corpus: str, tested: str | None) -> Mapping[str, str]:
+    """Speaker → gender, from the manifest that the recipes left above the run; empty where there is none.
+
+    Another corpus's manifest may lie there too, so one counts only where it holds all that the run was tested on.
+    """
     name, prefix = (corpus, "") if tested is None else (f"{corpus}-to-{tested}", f"{tested}/")
     for parent in list(run.resolve().parents)[:6]:
         for path in (parent / "manifest.csv", parent / "manifests" / name / "manifest.csv"):
-            if path.is_file():
-                return {f"{prefix}{row.speaker}": row.gender for row in manifest.load(path) if row.gender}
+            try:
+                of = read_json(path.with_suffix(".json")).get("corpus")
+                rows = manifest.load(path) if of == (tested or corpus) else []
+            except DataError:  # missing, or broken: nothing is known from it
+                continue
+            speakers = {f"{prefix}{row.id}": f"{prefix}{row.speaker}" for row in rows}
+            if all(speakers.get(one) == speaker for one, speaker in zip(said.ids, said.speakers, strict=True)):
+                return {f"{prefix}{row.speaker}": row.gender for row in rows if row.gender}
     return {}
 
 
@@ -123,8 +131,8 @@ def _licences(model: Model, corpus: str, tested: str | None) -> list[str]:
         notes.append(TERMS.get(name, f"Corpus: `{name}`; whoever publishes this model states its terms here."))
     notes.append("Encoder: its licence is told in `encoder/README.md`." if _has_readme(model) else
                  "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
-    if model.needs.features and getattr(model.extractor, "pitch", None) == "opensmile":
-        notes.append(OPENSMILE)
+    if model.needs.features and model.extractor.licence:
+        notes.append(f"Features: {model.extractor.licence}")
     return notes
 
 

@@ -112,20 +112,28 @@ def save_model(folder: Path, values: Mapping[str, Any], extractor: FeatureExtrac
     extractor, encoder, head : torch.nn.Module
         The parts; of the first two only names, settings and fingerprints are kept.
     """
-    prefix = UNTRAINED if values["encoder"].startswith(UNTRAINED) else ""
-    source = Path(values["encoder"].removeprefix(prefix))
     content = {
         "labels": values["labels"],
         "features": values["features"],
         "feature_options": values["feature_options"],
         "features_fingerprint": extractor.fingerprint,
-        "encoder": prefix + str(source.absolute() if source.is_dir() else source),
+        "encoder": _from_anywhere(values["encoder"]),
         "encoder_fingerprint": encoder.fingerprint,
         "head": values["head"],
         "head_options": values["head_options"],
     }
     content |= {key: values[key] for key in ("temperature", "finetune_layers") if values.get(key)}
     write(folder, content, head)
+
+
+def _from_anywhere(encoder: str) -> str:
+    """The encoder's name with a relative folder in it made absolute."""
+    prefix = UNTRAINED if encoder.startswith(UNTRAINED) else ""
+    source = encoder.removeprefix(prefix)
+    plugin, colon, weights = source.partition(":")
+    if plugin in registry.installed("encoders"):
+        prefix, source = f"{prefix}{plugin}{colon}", weights
+    return prefix + (str(Path(source).absolute()) if source and Path(source).is_dir() else source)
 
 
 def write(folder: Path, content: Mapping[str, Any], head: Head) -> None:
@@ -242,18 +250,36 @@ def _finetuned(folder: Path, head: Head, needs: Needs, encoder: Encoder, count: 
 def _encoder_source(name: str, folder: Path, exported: bool) -> str:
     """What `load_encoder` is to load; an exported model's encoder lies in its folder, or is a plugin's own.
 
-    A run's own folder may name a folder of this machine, which is read as data, or ``NAME:SOURCE``; either must have
-    the fingerprint of the encoder that was trained on.
+    A run's own folder may name a folder of this machine, which is read as data; in the folder of its run, which has
+    ``settings.json``, also ``NAME:SOURCE``. Either must have the fingerprint of the encoder that was trained on.
     """
     prefix = UNTRAINED if name.startswith(UNTRAINED) else ""
     bare = name.removeprefix(prefix)
-    if bare in registry.installed("encoders") or (
-            not exported and bare.partition(":")[0] in registry.installed("encoders")):
+    plugin, colon, _ = bare.partition(":")
+    if bare in registry.installed("encoders"):
         return name
     place = where(folder / "model.json", "encoder")
+    if not exported and colon and plugin in registry.installed("encoders"):
+        own = folder.resolve()
+        if own.name == "model" and (own.parent / "settings.json").is_file():
+            return name
+        raise DataError(f"{place}: encoder '{bare}' is had from elsewhere, which only the folder of a run may ask for: "
+                        f"{own} is no folder 'model' with a run's settings.json above it")
     if exported and bare != WITHIN:
         raise DataError(f"{place}: encoder '{bare}' is neither installed nor '{WITHIN}', the folder within a model "
                         "folder that holds it")
     if not exported and not Path(bare).is_absolute():
         raise DataError(f"{place}: encoder '{bare}' is neither installed nor the absolute path of a folder")
-    return f"{prefix}{folder / WITHIN}" if exported else name
+    if exported:
+        _check_encoder(folder / WITHIN)
+        return f"{prefix}{folder / WITHIN}"
+    return name
+
+
+def _check_encoder(folder: Path) -> None:
+    """Refuses an exported model's encoder folder whose plugin does not declare that it may be a stranger's."""
+    plugin, _ = encoder_plugin(str(folder))
+    if not plugin.safe_folder:
+        raise DataError(f"{where(folder / 'encoder.json', 'encoder')}: encoder '{plugin.__name__}' does not declare "
+                        "that it reads a stranger's folder without running anything of it (safe_folder): a model "
+                        "folder cannot hold one; take the encoder of a run of your own")

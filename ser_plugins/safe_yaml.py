@@ -1,4 +1,4 @@
-"""YAML of strangers: checked before anything of it is built, and built without HyperPyYAML.
+"""YAML of strangers: checked by its nodes, of which nothing is built.
 
 HyperPyYAML's YAML is code: ``!apply:os.system`` runs it, ``!include:`` opens any file, and even the plain value
 ``(!!python/object/apply:os.system [id])`` runs, since what stands in parentheses is read as a tuple by PyYAML's unsafe
@@ -14,13 +14,11 @@ A resolved file, as `ser export` writes it, holds no references; ``!ref`` and ``
 from __future__ import annotations
 
 import functools
-import pydoc
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from ruamel.yaml import YAML, MappingNode, Node, SafeConstructor, ScalarNode, SequenceNode
+from ruamel.yaml import YAML, MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ser_plugins import registry
@@ -38,18 +36,13 @@ PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in (
 TUPLE = re.compile(r"\([\w\s.,+-]*\)")  # numbers and words
 
 
-def check(path: Path) -> MappingNode:
+def check(path: Path) -> None:
     """Parses a file and refuses what is no plain value and no allowed class; nothing is built.
 
     Arguments
     ---------
     path : Path
         The YAML file.
-
-    Returns
-    -------
-    MappingNode
-        Its root.
 
     Raises
     ------
@@ -65,43 +58,13 @@ def check(path: Path) -> MappingNode:
         reason = objection(node)
         if reason:
             raise _refused(path, node, reason)
-    return root
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Builds the objects of a file that `check` lets pass.
-
-    Returns
-    -------
-    dict[str, Any]
-        As ``hyperpyyaml.load_hyperpyyaml`` gives it.
-
-    Raises
-    ------
-    DataError
-        As of `check`, or a class refuses its arguments.
-    """
-    root = check(path)
-    reader = _reader()
-    try:
-        return reader.constructor.construct_document(root)
-    except MarkedYAMLError as error:  # a key that stands there twice
-        raise _no_yaml(path, error) from error
-    except (YAMLError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _reader() -> YAML:
-    reader = YAML(typ="safe", pure=True)
-    reader.Constructor = _Constructor
-    return reader
 
 
 def _parsed(path: Path) -> Node | None:
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path} has {path.stat().st_size} bytes; hyperparameters have at most {LARGEST}")
-        return _reader().compose(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).compose(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         raise _no_yaml(path, error) from error
     except RecursionError as error:
@@ -174,41 +137,3 @@ def _plugins() -> frozenset[str]:
     """Classes that installed distributions register; nothing is imported."""
     return frozenset(entry.value.replace(":", ".") for group in registry.GROUPS
                      for entries in registry.installed(group).values() for entry in entries)
-
-
-class _Constructor(SafeConstructor):
-    """Builds nodes that were checked: plain values, tuples, ``!new:`` and ``!name:``."""
-
-
-def _arguments(loader: SafeConstructor, node: Node) -> tuple[list[Any], dict[str, Any]]:
-    if isinstance(node, MappingNode):
-        return [], {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
-    return (loader.construct_sequence(node, deep=True), {}) if isinstance(node, SequenceNode) else ([], {})
-
-
-def _new(loader: SafeConstructor, name: str, node: Node) -> Any:
-    positional, named = _arguments(loader, node)
-    return _class(name)(*positional, **named)
-
-
-def _name(loader: SafeConstructor, name: str, node: Node) -> Any:
-    positional, named = _arguments(loader, node)
-    return functools.partial(_class(name), *positional, **named) if positional or named else _class(name)
-
-
-def _class(name: str) -> Any:
-    if not allowed(name):  # `check` has said so already
-        raise DataError(f"{name} is not on the allow-list")
-    return pydoc.locate(name)
-
-
-def _text(loader: SafeConstructor, node: Node) -> Any:
-    """A string; in parentheses a tuple, as HyperPyYAML reads it."""
-    text = str(loader.construct_scalar(node))
-    return tuple(YAML(typ="safe", pure=True).load(f"[{text.strip()[1:-1]}]")) if TUPLE.fullmatch(text) else text
-
-
-_Constructor.add_multi_constructor("!new:", _new)
-_Constructor.add_multi_constructor("!name:", _name)
-_Constructor.add_constructor("tag:yaml.org,2002:str", _text)
-_Constructor.add_constructor("!tuple", _text)  # HyperPyYAML, once it was called, has ruamel.yaml tag them so

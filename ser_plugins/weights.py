@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,12 @@ def bounded(path: Path) -> Iterator[None]:
     """
     held = shapes(path)
     parts = PARTS * (len(held) + PARTS)
-    count = 0
+    thread, count = threading.get_ident(), 0  # the hooks are the process's: others may build at the same time
 
     def one_more(*_: Any) -> None:
         nonlocal count
+        if threading.get_ident() != thread:
+            return
         count += 1
         if count > parts:
             raise DataError(f"{path} holds {len(held)} tensors, and the network that is described beside it has more "

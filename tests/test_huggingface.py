@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ser_plugins.testing.rules import speech
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is missing: pip install 'ser_plugins[huggingface]'")
+from transformers import dynamic_module_utils  # noqa: E402 it may be missing
 
 
 def made(folder, kind, ctc=False, **options):
@@ -137,3 +139,18 @@ def test_a_system_over_it_trains_and_is_loaded_again(train, tmp_path, synthetic_
         recognizer.transcribe_file(paths[row["id"]])
     with pytest.raises(OptionError, match="head 'linguistic': it reads CTC log-probabilities, and this encoder has no"):
         train("mp", tmp_path, "--head", "linguistic", "--encoder", f"huggingface:{source}")
+
+
+@pytest.mark.parametrize(("file", "loader"), [
+    ("config.json", "AutoConfig"), ("preprocessor_config.json", "AutoFeatureExtractor")])
+def test_code_in_a_models_folder_is_neither_run_nor_asked_about(tmp_path, monkeypatch, file, loader):
+    source, marker = Path(made(tmp_path / "model", "wav2vec2", ctc=True)), tmp_path / "marker"
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    (source / "evil.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Evil:\n    pass\n")
+    content = json.loads((source / file).read_text())
+    content |= {key: "evil" for key in ("model_type", "feature_extractor_type") if key in content}
+    (source / file).write_text(json.dumps({**content, "auto_map": {loader: "evil.Evil"}}))
+    with pytest.raises(DataError, match="custom code"):
+        HuggingFace.from_pretrained(source)
+    assert not marker.exists()

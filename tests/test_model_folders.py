@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ experiment:
   opt_class: !name:torch.optim.Adam
     lr: 1e-05
   own: !new:ann.Secret [1]
+  corpus_options: {label_map: /home/ann/map.csv, folders: ['/home/ann/a', "C:\\\\ann", b/c], rate: 1/2}
   lr_annealing: !new:speechbrain.nnet.schedulers.ReduceLROnPlateau
     patience: 3
 """
@@ -77,6 +80,7 @@ def make_run(folder, encoder, head="mp", options=None, features="mfcc_pitch", fe
     protocol = {"system": f"{head}-2", "fold": fold, "definitions": {"split": "one speaker out"},
                 "counts": {part: dict.fromkeys(LABELS, 2) for part in ("train", "valid", "test")},
                 "settings": {"corpus": "emodb", "test_corpus": None, "seed": 1}}
+    (folder / "settings.json").write_text("{}")
     (folder / "metrics.json").write_text(json.dumps(
         {**result, "ECE": 0.1, "epochs": 5, "tested_epoch": 4, "protocol": protocol}))
     (folder / "hyperparams.yaml").write_text(HYPERPARAMETERS)
@@ -101,6 +105,22 @@ def folder(exported, tmp_path):
 
 def classify(source, device="cpu"):
     return EmotionRecognizer.from_hparams(source=source, run_opts={"device": device}).classify_batch(*waveforms())[0]
+
+
+@pytest.mark.parametrize("prefix", ["", "untrained:", "deepspeech2:", "untrained:deepspeech2:"])
+def test_a_run_names_its_encoders_folder_from_anywhere(encoder_folder, tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(encoder_folder.parent)
+    run = make_run(tmp_path / "run", f"{prefix}{encoder_folder.name}")
+    assert json.loads((run / "model" / "model.json").read_text())["encoder"] == f"{prefix}{encoder_folder}"
+    monkeypatch.chdir(tmp_path)
+    assert models.load_model(run).labels == LABELS
+
+
+def test_a_run_keeps_the_names_that_are_no_folders(tmp_path, monkeypatch):
+    (tmp_path / "deepspeech2").mkdir()  # a plugin goes before a folder of its name
+    monkeypatch.chdir(tmp_path)
+    for name in ("deepspeech2", "untrained:deepspeech2", "huggingface:facebook/hubert-base-ls960"):
+        assert models._from_anywhere(name) == name
 
 
 # What is exported
@@ -133,19 +153,29 @@ def test_the_shipped_encoder_travels_with_its_licence(tmp_path, encoder):
     assert torch.equal(classify(out), classify(tmp_path / "run"))
 
 
-def test_the_yaml_is_resolved_and_loads_in_both_ways(exported):
+def test_an_empty_folder_is_written_into_and_may_be_the_current_one(run, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert export_model(run, ".") == tmp_path / "out"
+    assert Path("model.json").is_file()  # the current folder is still this one
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert torch.equal(classify(None), classify(run))
+
+
+def test_the_yaml_is_resolved_checked_and_loads(exported):
     path = exported / "hyperparams.yaml"
-    mine = safe_yaml.load(path)
+    safe_yaml.check(path)
     with open(path, encoding="utf-8") as file:
-        theirs = load_hyperpyyaml(file)
-    assert mine.keys() == theirs.keys() == {"seed", "labels", "encoder", "tempi", "lr", "opt_class", "own",
-                                            "lr_annealing"}
-    for key in ("seed", "labels", "encoder", "tempi", "lr", "own"):
-        assert mine[key] == theirs[key]
-    assert (mine["encoder"], mine["lr"], mine["tempi"]) == ("encoder", 1e-5, (0.9, 1.1))
-    assert mine["own"] == "!new:ann.Secret (an object, left out)"
-    assert mine["opt_class"].func is theirs["opt_class"].func is torch.optim.Adam
-    assert mine["lr_annealing"].patience == theirs["lr_annealing"].patience == 3
+        found = load_hyperpyyaml(file)
+    assert found.keys() == {"seed", "labels", "encoder", "tempi", "lr", "opt_class", "own", "corpus_options",
+                            "lr_annealing"}
+    assert (found["seed"], found["labels"]) == (1, LABELS)
+    assert (found["encoder"], found["lr"], found["tempi"]) == ("encoder", 1e-5, (0.9, 1.1))
+    gone = "a path, left out"
+    assert found["corpus_options"] == {"label_map": gone, "folders": [gone, gone, "b/c"], "rate": "1/2"}
+    assert found["own"] == "!new:ann.Secret (an object, left out)"
+    assert found["opt_class"].func is torch.optim.Adam
+    assert found["lr_annealing"].patience == 3
 
 
 def test_the_model_card_tells_the_runs_numbers(exported):
@@ -153,9 +183,27 @@ def test_the_model_card_tells_the_runs_numbers(exported):
     for text in ("# mp-2:", "| corpus | emodb |", "8 utterances of 2 speakers (10, 11)", "**0.250**",
                  "| anger | 1.000 |", "| sadness | 0.000 |", "| 03 | 0.250 | 0.250 | 4 |", "| 08 | 0.250 |",
                  "By gender: not known",
+                 "expected calibration error 0.100, before the temperature. Chance",
                  "temperature 1.500", "Burkhardt et al. 2005", "language: [de]", "Intended use"):
         assert text in card, text
     assert "openSMILE" not in card  # mp reads no pitch
+
+
+def test_the_model_card_of_a_system_without_a_temperature_speaks_of_none(encoder_folder, tmp_path):
+    card = (export_model(make_run(tmp_path / "run", encoder_folder), tmp_path / "out") / "README.md").read_text()
+    assert "expected calibration error 0.100. Chance" in card
+    assert "temperature" not in card
+
+
+@pytest.mark.parametrize(("features", "options", "told"), [
+    ("egemaps", {}, True), ("mfcc_pitch", {"pitch": "opensmile"}, True), ("mfcc_pitch", {"pitch": "yin"}, False),
+    ("logmel", {}, False)])
+def test_the_model_card_tells_the_terms_of_the_features(run, features, options, told):
+    from ser_plugins import model_card, registry
+
+    model = models.load_model(run)
+    heard = replace(model, extractor=registry.create("features", features, options), needs=Needs(features=True))
+    assert any("non-commercial purposes only" in note for note in model_card._licences(heard, "emodb", None)) is told
 
 
 def test_the_model_card_knows_gender_and_opensmile(encoder_folder, tmp_path, monkeypatch):
@@ -170,6 +218,50 @@ def test_the_model_card_knows_gender_and_opensmile(encoder_folder, tmp_path, mon
     assert "| female | 0.250 | 0.250 | 4 |" in card
 
 
+def gender_manifest(folder, corpus="emodb", ids=tuple(f"u{number}" for number in range(8)), gender="female"):
+    from ser_plugins.corpora import manifest
+
+    rows = [manifest.Row(one, "none.wav", 0.0, 1.0, 1.0, 16000, "08" if number >= 4 else "03", "", gender, "anger")
+            for number, one in enumerate(ids)]
+    manifest.write(rows, folder / "manifest.csv")
+    (folder / "manifest.json").write_text(json.dumps({"corpus": corpus}))
+
+
+@pytest.mark.parametrize(("spoil", "known"), [
+    (lambda folder: None, True),
+    (lambda folder: gender_manifest(folder, corpus="ravdess"), False),
+    (lambda folder: gender_manifest(folder, ids=[f"u{number}" for number in range(7)]), False),
+    (lambda folder: gender_manifest(folder, ids=[f"u{number}" for number in range(7, -1, -1)]), False),
+    (lambda folder: (folder / "manifest.json").unlink(), False),
+    (lambda folder: (folder / "manifest.json").write_text("["), False),
+    (lambda folder: (folder / "manifest.csv").write_text("a,b\n1"), False),
+    (lambda folder: (folder / "manifest.csv").write_bytes(b"\xff\x00"), False),
+    (lambda folder: (folder / "manifest.csv").unlink(), False),
+])
+def test_genders_come_from_the_manifest_of_the_runs_own_corpus(run, tmp_path, spoil, known):
+    from ser_plugins import model_card, predictions
+
+    said = predictions.read(run / "predictions.csv")
+    gender_manifest(tmp_path)
+    spoil(tmp_path)
+    found = model_card._genders(tmp_path / "mp" / "run", said, "emodb", None)
+    assert found == ({"03": "female", "08": "female"} if known else {})
+
+
+def test_an_unrelated_manifest_does_not_hide_the_runs_own(run, tmp_path):
+    """Whose speakers bear, in predictions, the name of the corpus that was tested."""
+    from ser_plugins import model_card, predictions
+
+    said = predictions.read(run / "predictions.csv")
+    theirs = replace(said, ids=[f"emodb/{one}" for one in said.ids], speakers=[f"emodb/{one}" for one in said.speakers])
+    (tmp_path / "ravdess-to-emodb").mkdir()
+    gender_manifest(tmp_path, corpus="emodb", ids=["u1"])
+    (tmp_path / "manifests" / "ravdess-to-emodb").mkdir(parents=True)
+    gender_manifest(tmp_path / "manifests" / "ravdess-to-emodb", gender="male")
+    found = model_card._genders(tmp_path / "ravdess-to-emodb" / "run", theirs, "ravdess", "emodb")
+    assert found == {"emodb/03": "male", "emodb/08": "male"}
+
+
 def test_a_run_trained_by_the_recipe_is_exported(runs, tmp_path, capsys):
     """By the command; its manifest says that S01 is a woman."""
     assert cli.main(["export", str(runs["rnn"]), str(tmp_path / "out")]) == 0
@@ -178,7 +270,7 @@ def test_a_run_trained_by_the_recipe_is_exported(runs, tmp_path, capsys):
     assert "| gender | UA" in card
     assert "| female |" in card
     assert torch.equal(classify(tmp_path / "out"), classify(runs["rnn"]))
-    assert safe_yaml.load(tmp_path / "out" / "hyperparams.yaml")["head"] == "rnn"
+    assert "\nhead: rnn\n" in (tmp_path / "out" / "hyperparams.yaml").read_text()
 
 
 @pytest.mark.parametrize(("spoil", "error", "message"), [
@@ -197,6 +289,21 @@ def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, spoil, error, mes
     with pytest.raises(error, match=message):
         export_model(copy, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_encoder_that_others_could_not_read_safely_is_not_exported(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(DeepSpeech2, "safe_folder", False)
+    with pytest.raises(OptionError, match=r"read by DeepSpeech2, which does not declare .* \(safe_folder\)"):
+        export_model(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shipped_weights_that_may_not_travel_stay_with_their_plugin(tmp_path, monkeypatch):
+    monkeypatch.setattr(DeepSpeech2, "safe_folder", False)
+    out = export_model(make_run(tmp_path / "run", "deepspeech2"), tmp_path / "out")
+    assert json.loads((out / "model.json").read_text())["encoder"] == "deepspeech2"
+    assert not (out / "encoder").exists()
+    assert models.load_model(out).labels == LABELS
 
 
 # Malicious folders. Whatever runs makes a file named `marker`.
@@ -252,6 +359,13 @@ def text(name, content):
     return lambda folder, marker: (folder / name).write_text(content)
 
 
+def auto_map(folder, marker):
+    """A folder of transformers' whose code lies in a repository: to load it, transformers asks, and then runs it."""
+    for name, content in (("encoder", {"encoder": "huggingface"}), ("preprocessor_config", {}), ("config", {
+            "model_type": "evil", "auto_map": {"AutoConfig": "ann/evil--evil.Config"}})):
+        (folder / "encoder" / f"{name}.json").write_text(json.dumps(content))
+
+
 HEAD = r"head\.safetensors"
 ATTACKS = {
     "an encoder elsewhere": (lambda folder, marker: change(folder, encoder="/etc"),
@@ -266,6 +380,7 @@ ATTACKS = {
     "features not installed": (lambda folder, marker: change(folder, features="evil"), "no feature extractor 'evil'"),
     "an encoder not installed": (lambda folder, marker: change(folder, "encoder/encoder.json", encoder="evil"),
                                  "no encoder 'evil'"),
+    "an encoder with code": (auto_map, r"encoder\.json, line 1: encoder 'HuggingFace' does not declare that it reads"),
     "an option that does not exist": (lambda folder, marker: change(folder, head_options={"cmd": "id"}),
                                       "has no argument 'cmd'"),
     "an option of another type": (lambda folder, marker: change(folder, head_options={"layer": "__import__('os')"}),
@@ -274,7 +389,10 @@ ATTACKS = {
                       r"model\.json, line \d+: labels holds 'a' twice"),
     "labels that are none": (lambda folder, marker: change(folder, labels=[1, 2, 3, 4]), "must be a list of names"),
     "fewer labels": (lambda folder, marker: change(folder, labels=["a", "b"]), HEAD + " does not fit the head"),
-    "a temperature of zero": (lambda folder, marker: change(folder, temperature=0), "is no number above 0"),
+    "a temperature of zero": (lambda folder, marker: change(folder, temperature=0), "is no number from 0.05 to 20"),
+    "a huge temperature": (lambda folder, marker: change(folder, temperature=10**400),
+                           r"model\.json, line \d+: temperature 10{79} is no number from 0\.05 to 20"),
+    "a tiny temperature": (lambda folder, marker: change(folder, temperature=1e-45), "temperature 1e-45 is no number"),
     "NaN in JSON": (text("model.json", '{"temperature": NaN}'), r"model\.json is corrupt: NaN is no value"),
     "JSON that is no mapping": (text("model.json", "[1]"), "model.json is corrupt: it holds no mapping"),
     "JSON that is none": (text("model.json", "{\n{"), r"model\.json is corrupt: line 2: "),
@@ -315,6 +433,24 @@ def test_a_malicious_folder_is_refused(folder, tmp_path, name):
         EmotionRecognizer.from_hparams(source=folder)
     assert str(caught.value).count("\n") <= 5
     assert not (tmp_path / "marker").exists()
+
+
+def test_only_a_run_may_have_its_encoder_from_elsewhere(run, tmp_path, monkeypatch):
+    """A stranger leaves `format` out, and names a repository."""
+    asked = []
+    monkeypatch.setattr(DeepSpeech2, "from_pretrained", lambda source: asked.append(source) or 1 / 0)
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    change(copy / "model", encoder="deepspeech2:ann/evil")
+    Path(shutil.copytree(copy / "model", tmp_path / "downloaded" / "model"))
+    for source in (tmp_path / "downloaded", tmp_path / "downloaded" / "model"):
+        with pytest.raises(DataError, match=r"model\.json, line \d+: encoder 'deepspeech2:ann/evil' is had from else"):
+            models.load_model(source)
+    assert not asked
+    monkeypatch.chdir(copy / "model")
+    for source in (None, copy, copy / "model"):
+        with pytest.raises(ZeroDivisionError):
+            models.load_model(source)
+    assert asked == ["ann/evil"] * 3
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -376,7 +512,6 @@ YAMLS = {  # the text, {marker} being where it tries to make a folder → what i
     "deep nesting": ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
     "an anchor that is not there": ("a: *b", "line 1: no YAML: found undefined alias"),
     "two documents": ("a: 1\n---\nb: !apply:os.mkdir [{marker}]", "line 2: no YAML"),
-    "a key twice": ("a: 1\na: 2", "line 2: no YAML: found duplicate key"),
     "a list": ("- 1", "holds no mapping"),
     "nothing": ("", "holds no mapping"),
     "no YAML": ("a: [1", "line 1: no YAML|line 2: no YAML"),
@@ -390,7 +525,7 @@ def test_yaml_that_is_code_is_refused(tmp_path, name):
     path = tmp_path / "hyperparams.yaml"
     path.write_text(template.format(marker=tmp_path / "marker") if "{marker}" in template else template)
     with pytest.raises(DataError, match=message):
-        safe_yaml.load(path)
+        safe_yaml.check(path)
     assert not (tmp_path / "marker").exists()
 
 
@@ -412,7 +547,7 @@ def test_hyperpyyaml_would_have_run_them(tmp_path, name):
     assert (tmp_path / "marker").is_dir()
     (tmp_path / "marker").rmdir()
     with pytest.raises(DataError, match=YAMLS[name][1]):  # also after HyperPyYAML has changed ruamel's resolvers
-        safe_yaml.load(tmp_path / "evil.yaml")
+        safe_yaml.check(tmp_path / "evil.yaml")
     assert not (tmp_path / "marker").exists()
 
 
@@ -421,20 +556,11 @@ def test_a_pickle_of_the_attacks_runs_where_it_is_read(tmp_path):
     assert (tmp_path / "marker").is_dir()
 
 
-def test_known_yaml_is_built(tmp_path):
+def test_known_yaml_passes(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "lr: 1e-4\nyes: yes\npair: (1, two)\nlayer: !new:torch.nn.Linear [2, 3]\nbase: &b {x: 1}\nown:\n  <<: *b\n"
         "head: !name:ser_plugins.heads.mp.MeanPooling\n  layer: 2\n")
-    found = safe_yaml.load(tmp_path / "a.yaml")
-    assert (found["lr"], found["yes"], found["pair"], found["own"]) == (1e-4, "yes", (1, "two"), {"x": 1})
-    assert found["layer"].weight.shape == (3, 2)
-    assert found["head"].keywords == {"layer": 2}
-
-
-def test_arguments_that_a_class_refuses_are_told(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: !new:torch.nn.Linear [-1, many]")
-    with pytest.raises(DataError, match=r"a\.yaml: "):
-        safe_yaml.load(tmp_path / "a.yaml")
+    safe_yaml.check(tmp_path / "a.yaml")
 
 
 def test_runs_of_another_layout_have_their_yaml_shared(tmp_path):
@@ -465,6 +591,15 @@ def test_a_network_is_built_within_what_its_file_holds(tmp_path):
                 tmp_path / "w.safetensors"):
             build()
     assert Wide(300).layer.weight.shape == (300, 300)  # the limit has gone
+
+
+def test_what_another_thread_builds_is_not_counted(tmp_path):
+    save_file({"layer.bias": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with bounded(tmp_path / "w.safetensors"), ThreadPoolExecutor(1) as other:
+        built = other.submit(lambda: [torch.nn.Linear(200, 200) for _ in range(200)])
+        assert len(built.result()) == 200
+        with pytest.raises(DataError, match=r"holds 1 tensors"):
+            torch.nn.Sequential(*[torch.nn.Identity()] * 200)
 
 
 # The hub
@@ -545,6 +680,12 @@ def test_push_uploads_what_its_readers_accept(remote, exported, run, capsys):
         assert cli.main(words) == 2
         assert message in capsys.readouterr().err
     assert len(remote.asked) == 2
+
+
+def test_push_uploads_the_very_folder_that_was_checked(remote, folder):
+    (folder.parent / "other.json").write_text("{}")  # the outer folder is not for others
+    assert cli.main(["push", str(folder.parent), "ann/ser"]) == 0
+    assert remote.asked[1][1]["folder_path"] == str(folder)
 
 
 def test_a_hub_that_refuses_and_one_that_is_not_installed(remote, exported, monkeypatch):

@@ -186,6 +186,7 @@ class DeepSpeech2(Encoder):
     """
 
     shipped = SHIPPED  # the folder of the plugin's own weights, which travels with an exported model
+    safe_folder = True  # JSON, safetensors, and a tokenizer that SentencePiece parses
 
     def __init__(
         self,

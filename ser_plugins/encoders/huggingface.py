@@ -37,6 +37,7 @@ WHISPER_WINDOW = 30  # s that Whisper hears; a shorter utterance is followed by 
 WHISPER_RATE = 50.0  # frames per second
 SHORTEST = 400  # samples: 25 ms, one step of wav2vec 2.0's convolutions
 PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # of a configuration: changes no number
+NO_CODE = {"trust_remote_code": False}  # whatever code a model's files name: neither run, nor asked about
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
 
 
@@ -91,10 +92,11 @@ class HuggingFace(Encoder):
         transformers = _package("transformers")
         name = str(source)
         try:
-            config = transformers.AutoConfig.from_pretrained(name)
+            config = transformers.AutoConfig.from_pretrained(name, **NO_CODE)
             if config.model_type not in WRAPPERS:
                 raise DataError(f"{name} is a model of the kind '{config.model_type}'; this encoder reads "
                                 f"{', '.join(WRAPPERS)}")
+            transformers.AutoFeatureExtractor.from_pretrained(name, **NO_CODE)  # the wrapper would ask, and then run it
             output, tokenizer = _ctc(transformers, name, config)
             return cls(_wrapped(name, config.model_type), output, tokenizer).float().freeze()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -204,12 +206,12 @@ def _ctc(transformers: Any, source: str, config: Any) -> tuple[nn.Linear | None,
     """The layer of tokens and the tokenizer of a model that was trained with CTC, which the wrapper leaves out."""
     if not any(name.endswith("ForCTC") for name in config.architectures or ()):
         return None, None
-    model, loaded = transformers.AutoModelForCTC.from_pretrained(source, output_loading_info=True)
+    model, loaded = transformers.AutoModelForCTC.from_pretrained(source, output_loading_info=True, **NO_CODE)
     absent = [name for name in loaded["missing_keys"] if name.startswith("lm_head")]
     if absent:
         raise DataError(f"{source} calls itself {config.architectures[0]} and lacks {', '.join(absent)}: its CTC "
                         "output has not been trained")
-    return model.lm_head, transformers.AutoTokenizer.from_pretrained(source)
+    return model.lm_head, transformers.AutoTokenizer.from_pretrained(source, **NO_CODE)
 
 
 def save_tiny(folder: str | Path, kind: str, ctc: bool = False, **options: Any) -> None:

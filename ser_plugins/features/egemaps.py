@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ser_plugins.contracts import SAMPLE_RATE, FeatureExtractor, Frames
-from ser_plugins.descriptors import HOP, NAMES, STARTS, LowLevelDescriptors
+from ser_plugins.descriptors import HOP, LICENCE, NAMES, STARTS, LowLevelDescriptors
 
 VERSION = 1  # of this file's arithmetic: raise it when the output changes
 FLOOR = 1e-3  # of a deviation, in the descriptor's own unit: a descriptor that varies less is constant
@@ -37,6 +37,7 @@ class EGeMAPS(FeatureExtractor):
 
     dim = len(NAMES)
     rate = SAMPLE_RATE / HOP
+    licence = LICENCE
 
     def __init__(self, normalize: bool = True) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ser_plugins.contracts import SAMPLE_RATE, FeatureExtractor, Frames
+from ser_plugins.descriptors import LICENCE
 from ser_plugins.errors import DataError
 
 WINDOW = 320  # samples: 20 ms at 16 kHz
@@ -75,6 +76,7 @@ class MFCCPitch(FeatureExtractor):
         if pitch not in TRACKERS:
             raise ValueError(f"pitch '{pitch}' is not one of {', '.join(TRACKERS)}")
         self.pitch = pitch
+        self.licence = LICENCE if pitch == "opensmile" else ""
 
     def settings(self) -> dict[str, Any]:
         """What changes the output; the library that tracks pitch and openSMILE's configuration are part of it."""
