@@ -47,6 +47,8 @@ def refuse_misspelt_systems(argv: Sequence[str]) -> None:
     """
     file, given, _ = command_line.read(argv)
     values = command_line.experiment(command_line.tree(file)) | given
+    if not {"plan", "options", "systems"} <= values.keys():  # no plan, of which cross_validate.py tells
+        return
     entries, shared, heads = values["plan"], values["options"], set()
     if not isinstance(entries, list) or not isinstance(shared, Mapping):  # of which cross_validate.py tells
         return

@@ -78,7 +78,8 @@ def encoder_of(source: str) -> Encoder:
     """
     plugin, _, weights = source.removeprefix(inference.UNTRAINED).partition(":")
     known = registry.load("encoders", plugin) if plugin in registry.installed("encoders") else None
-    files = sorted(path for path in Path(plugin if known is None else weights or ".").glob("*") if path.is_file())
+    folder = plugin if known is None else weights  # none: the plugin's own weights
+    files = sorted(path for path in Path(folder).glob("*") if path.is_file()) if folder else []
     return _encoder(source, (known, *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
 
 

@@ -96,29 +96,34 @@ def words(path: Sequence[int], pieces: Sequence[str], rate: float, start: float 
     Returns
     -------
     tuple[Word, ...]
-        In order; no two overlap, but where one piece has parts of both.
+        In order; no two overlap. Words that one piece has parts of divide its time evenly. A word that the recogniser
+        puts beyond the end has no length.
 
     Example
     -------
     >>> words([0, 1, 1, 0, 3, 2, 2, 0], ["", "A", "N", "▁"], rate=10.0)
     (Word(text='A', start=0.05, end=0.25), Word(text='N', start=0.45, end=0.65))
     """
-    spoken: list[list[Any]] = []  # text, first step, last step
+    def at(step: float) -> float:
+        return min(max(start + step / rate, 0.0), duration)
+
+    spoken: list[list[Any]] = []  # text, start, end
     within = False
     for piece, first, last in _runs(path, pieces):
-        for letter in piece:
-            if letter == SPACE:
-                within = False
-            elif within:
-                spoken[-1][0], spoken[-1][2] = spoken[-1][0] + letter, last
+        parts = piece.split(SPACE)  # of one word each
+        begin = at(first - 0.5)
+        share = (at(last + 0.5) - begin) / max(sum(map(bool, parts)), 1)
+        for number, part in enumerate(parts):
+            within = within and not number
+            if not part:
+                continue
+            end = begin + share
+            if within:
+                spoken[-1][0], spoken[-1][2] = spoken[-1][0] + part, end
             else:
-                spoken.append([letter, first, last])
-                within = True
-
-    def at(step: float) -> float:
-        return round(min(max(start + step / rate, 0.0), duration), 6)
-
-    return tuple(Word(text, at(first - 0.5), at(last + 0.5)) for text, first, last in spoken)
+                spoken.append([part, begin, end])
+            within, begin = True, end
+    return tuple(Word(text, round(begin, 6), round(end, 6)) for text, begin, end in spoken)
 
 
 def _runs(path: Sequence[int], pieces: Sequence[str]) -> Iterable[tuple[str, int, int]]:

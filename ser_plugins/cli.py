@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", "a page in the browser on which to try a model; needs the extra [demo]")
     demo.add_argument("--model", metavar="RUN_FOLDER", help="folder of a training run; without one, transcripts alone")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    demo.add_argument("--name", metavar="HOST", help="what else browsers call it, as demo.example.org behind a proxy")
     demo.add_argument("--port", type=int, default=7860, help="0 is any free one (default: 7860)")
     demo.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
     imported = command("import-deepspeech", "make an encoder folder of a deepspeech.pytorch checkpoint")
@@ -309,7 +310,7 @@ def show_demo(options: argparse.Namespace) -> int:
     """``ser demo``: serves the page until it is interrupted."""
     from ser_plugins import demo
 
-    demo.serve(options.model, options.host, options.port, options.device)
+    demo.serve(options.model, options.host, options.port, options.device, options.name)
     return 0
 
 

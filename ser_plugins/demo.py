@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -138,7 +138,7 @@ def samples_there_are() -> list[str]:
     return list(synthetic.EMOTIONS)
 
 
-def build(listen: Listener, folder: Path, note: str = "") -> Any:
+def build(listen: Listener, folder: Path, note: str = "", names: Collection[str] = ()) -> Any:
     """The page as an application.
 
     Arguments
@@ -149,6 +149,8 @@ def build(listen: Listener, folder: Path, note: str = "") -> Any:
         Where uploads wait to be read: ``$GRADIO_TEMP_DIR``. It is removed when the application ends.
     note : str
         Markdown shown under the introduction.
+    names : Collection[str]
+        Hosts by which a browser may call the page, as ``demo.example.org``; its address and ``localhost`` are known.
 
     Returns
     -------
@@ -163,7 +165,7 @@ def build(listen: Listener, folder: Path, note: str = "") -> Any:
     import fastapi
 
     app = fastapi.FastAPI(lifespan=lambda _: demo_uploads.sweeping(folder), openapi_url=None)  # and no /docs
-    app.add_middleware(_Guard)
+    app.add_middleware(_Guard, names=names)
     app.add_api_route(demo_uploads.UPLOAD, demo_uploads.receiver(folder), methods=["POST"])
     app.add_api_route(f"{demo_uploads.UPLOAD}_progress", demo_uploads.done)
     css = (Path(__file__).parent / "assets" / "demo.css").read_text(encoding="utf-8")
@@ -210,19 +212,25 @@ def _page(gradio: Any, listen: Listener, folder: Path, note: str) -> Any:
 
 
 class _Guard:
-    """Adds the headers that confine the page, and refuses what the pages of others send."""
+    """Adds the headers that confine the page, and refuses what the pages of others send.
 
-    def __init__(self, app: Any):
-        self.app = app
+    A page of others may give its own name this machine's address (DNS rebinding): the browser then takes both for one,
+    and the header ``Host`` alone shows the name.
+    """
+
+    def __init__(self, app: Any, names: Collection[str] = ()):
+        self.app, self.names = app, {name.lower() for name in names}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
+        if headers.get(b"host", b"").decode("latin-1").lower() not in self.names | _hosts(*scope["server"]):
+            return await _refuse(send, "this page does not answer to this name: use the address that ser demo shows, "
+                                       "or start it with --name and the name")
         origin = headers.get(b"origin", b"").partition(b"://")[2]
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and origin and origin != headers.get(b"host"):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            return await send({"type": "http.response.body", "body": b"this page answers to itself only"})
+            return await _refuse(send, "this page answers to itself only")
 
         async def confined(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -233,6 +241,23 @@ class _Guard:
             await send(message)
 
         await self.app(scope, receive, confined)
+
+
+async def _refuse(send: Any, why: str) -> None:
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": why.encode()})
+
+
+def _hosts(address: str, port: int) -> set[str]:
+    """What the header ``Host`` is where a browser was given the address, or ``localhost``.
+
+    Example
+    -------
+    >>> sorted(_hosts("::1", 7860))
+    ['[::1]:7860', 'localhost:7860']
+    """
+    hosts = {f"[{address}]" if ":" in address else address, "localhost"}
+    return {f"{host}:{port}" for host in hosts} | (hosts if port == 80 else set())
 
 
 def _gradio() -> Any:
@@ -261,7 +286,8 @@ def listen_at(host: str, port: int) -> socket.socket:
                           "(0 is any free port)") from error
 
 
-def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, device: str = "cpu") -> None:
+def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, device: str = "cpu",
+          name: str | None = None) -> None:
     """Shows the page until it is interrupted.
 
     Arguments
@@ -274,6 +300,9 @@ def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, d
         0 is any free one.
     device : str
         Where the model runs.
+    name : str, optional
+        What else browsers call the page by, behind a proxy or in a network: ``demo.example.org``, with a port that
+        they show.
 
     Raises
     ------
@@ -288,9 +317,10 @@ def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, d
     import uvicorn
 
     with listen_at(host, port) as bound, demo_uploads.waiting_room() as folder:
-        app = build(listener(model, device), folder, "" if model else NO_MODEL)
         address = bound.getsockname()
         shown = f"[{address[0]}]" if bound.family == socket.AF_INET6 else address[0]
+        names = {f"{host}:{address[1]}", f"{shown}:{address[1]}"} | ({name} if name else set())
+        app = build(listener(model, device), folder, "" if model else NO_MODEL, names)
         print(f"open http://{shown}:{address[1]} in a browser; Ctrl-C ends it", flush=True)
         if host not in ("127.0.0.1", "::1", "localhost"):
             print("Whoever reaches this address may use it. Browsers give the microphone to pages by HTTPS only: put "

@@ -246,6 +246,9 @@ class EmotionRecognizer(SpeechRecognizer):
                       ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         """As `classify_batch` for one audio file, or a list of them.
 
+        Up to 30 s they are the test stage's probabilities. A longer recording, which that hears at once, is heard in
+        pieces here, and its probabilities are their mean, as of `transcribe_and_classify`.
+
         Arguments
         ---------
         path : Source | list[Source]

@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help=f"{', '.join(FORMATS)} (default: json, a line for each file)")
     parser.add_argument("--out", metavar="DIR", help=f"where the files of {', '.join(FILES)} go; without it, on the "
                                                      "screen, if there is one file")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are in --out already")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="emotion over time, judged in such windows")
     parser.add_argument("--step", type=float, metavar="SECONDS", help="between two windows (default: 0.5)")
 
@@ -70,7 +71,7 @@ def audio_files(words: Sequence[str]) -> list[str]:
 
 
 def check(options: argparse.Namespace, files: Sequence[str]) -> None:
-    """Refuses options that contradict each other, before any model is loaded.
+    """Refuses options that contradict each other, and files that would be lost, before any model is loaded.
 
     Raises
     ------
@@ -82,6 +83,8 @@ def check(options: argparse.Namespace, files: Sequence[str]) -> None:
         raise OptionError("--step is between two windows: give --window, too, as 2")
     if options.out is not None and options.format not in FILES:
         raise OptionError(f"--out is for the formats of a file each, {', '.join(FILES)}; {options.format} is printed")
+    if options.overwrite and options.out is None:
+        raise OptionError("--overwrite is for the files in a folder: give --out, too")
     if options.format in FILES:
         if options.out is None and len(files) > 1:
             raise OptionError(f"{len(files)} files: {options.format} needs a folder for its files, --out DIR")
@@ -90,6 +93,18 @@ def check(options: argparse.Namespace, files: Sequence[str]) -> None:
             same = [file for file in files if Path(file).stem == twice[0]]
             raise OptionError(f"{same[0]} and {same[1]} would both become {twice[0]}{FILES[options.format][0]}; give "
                               "them in two calls, with two folders")
+    if options.out is not None and not options.overwrite:
+        _refuse_loss([path for path in (_target(options, file) for file in files) if path.exists()], len(files))
+
+
+def _refuse_loss(there: Sequence[Path], number: int) -> None:
+    if there:
+        raise OptionError(f"{there[0]} exists (of {number} files to write, {len(there)} do): give another folder by "
+                          "--out, or --overwrite to replace what is there")
+
+
+def _target(options: argparse.Namespace, file: str) -> Path:
+    return Path(options.out) / f"{Path(file).stem}{FILES[options.format][0]}"
 
 
 def run(options: argparse.Namespace, decoding: dict[str, Any]) -> int:
@@ -154,11 +169,11 @@ def _printer(options: argparse.Namespace, files: Sequence[str]) -> Callable[[str
 
 
 def _filed(options: argparse.Namespace, file: str, said: Recognition) -> Iterator[str]:
-    suffix, content = FILES[options.format]
+    _, content = FILES[options.format]
     if options.out is None:
         yield content(said).rstrip("\n")
         return
-    path = Path(options.out) / f"{Path(file).stem}{suffix}"
+    path = _target(options, file)
     write_atomically(path, lambda out: out.write(content(said)))
     yield str(path)
 

@@ -7,9 +7,10 @@ Audacity's label track, SubRip (SRT), JSON, and a data frame of pandas.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 from ser_plugins.errors import OptionError
@@ -140,6 +141,9 @@ class Recognition:
     def to_textgrid(self) -> str:
         """A TextGrid of Praat's in its long text format, with the tiers ``words`` and ``emotion``.
 
+        Its intervals have a length and do not overlap: of words that do, the later one begins later, and a word of no
+        length is left out.
+
         Raises
         ------
         OptionError
@@ -170,12 +174,13 @@ class Recognition:
     def to_srt(self) -> str:
         """Subtitles: up to 42 characters each, after the emotion in brackets; a pause of a second begins a new one.
 
-        Where no word has a time, each stretch of one emotion is a subtitle.
+        Where no word has a time, the text is spread over the audio by its letters; without text, each stretch of one
+        emotion is a subtitle.
         """
         captions = list(_captions(self.words))
         spans = [(caption[0].start, caption[-1].end, " ".join(word.text for word in caption)) for caption in captions]
         if not spans:
-            spans = [(start, end, "" if self.track else self.text) for start, end, _ in self.emotions()]
+            spans = _spread(self.text, self.duration) or [(start, end, "") for start, end, _ in self.emotions()]
         return "\n".join(f"{number}\n{_clock(start)} --> {_clock(end)}\n"
                          f"{_one_line(f'[{self._emotion_of(start, end)}] {text}')}\n"
                          for number, (start, end, text) in enumerate(spans, start=1))
@@ -198,15 +203,30 @@ def _captions(words: Iterable[Word]) -> Iterable[list[Word]]:
         yield caption
 
 
+def _spread(text: str, duration: float) -> list[tuple[float, float, str]]:
+    """Captions of a text whose words have no times, as long as their share of the letters."""
+    lines = textwrap.wrap(_one_line(text), CAPTION, break_long_words=False, break_on_hyphens=False)
+    ends = list(accumulate(map(len, lines)))
+    return [(duration * (end - len(line)) / ends[-1], duration * end / ends[-1], line)
+            for end, line in zip(ends, lines, strict=True)]
+
+
 def _without_gaps(spans: Sequence[tuple[float, float, str]], duration: float) -> list[tuple[float, float, str]]:
-    """The spans, and empty ones between them, from 0 to the end: Praat's tiers have no gaps."""
-    filled, reached = [], 0.0
+    """The spans, and empty ones between them, from 0 to the end: Praat's tiers have no gaps.
+
+    Times are written in microseconds, and an interval lasts one at least: what is shorter, or lies under the span
+    before it, is left out.
+    """
+    filled, reached, last = [], 0.0, round(duration, 6)
     for start, end, text in spans:
-        if start > reached:
-            filled.append((reached, start, ""))
-        filled.append((start, end, text))
+        begin, end = max(round(start, 6), reached), min(round(end, 6), last)
+        if begin >= end:
+            continue
+        if begin > reached:
+            filled.append((reached, begin, ""))
+        filled.append((begin, end, text))
         reached = end
-    return [*filled, (reached, duration, "")] if reached < duration else filled
+    return [*filled, (reached, last, "")] if reached < last else filled
 
 
 def _seconds(value: float) -> str:

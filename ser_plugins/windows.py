@@ -92,7 +92,7 @@ def pieces(audio: Source, sample_rate: float | None, rate: float, chunk: float, 
     DataError
         The audio cannot be read.
     """
-    edge, whole = int(context * rate), int(chunk * rate)
+    edge, whole = math.ceil(context * rate - ROUNDING), int(chunk * rate)  # no less context than was asked for
     if whole <= 2 * edge:
         raise OptionError(f"chunk {chunk} s: it must be above {2 * context:g} s, of which {context:g} s at either end "
                           "are context")
@@ -181,7 +181,7 @@ def cut(frames: Frames, spans: Sequence[Span]) -> Frames:
             [4.]])]
     """
     length = int(frames.lengths[0])
-    starts = [min(math.ceil(start * frames.rate - ROUNDING), length - 1) for start, _ in spans]
+    starts = [min(max(math.ceil(start * frames.rate - ROUNDING), 0), length - 1) for start, _ in spans]
     ends = [max(int(end * frames.rate + ROUNDING), start) + 1 for start, (_, end) in zip(starts, spans, strict=True)]
     parts = [frames.data[0, start:min(end, length)] for start, end in zip(starts, ends, strict=True)]
     return Frames.from_list(parts, frames.rate).to(frames.data.device)

@@ -10,7 +10,7 @@ from ser_plugins.errors import DataError
 from ser_plugins.recognition import Word
 
 CHARACTERS = ["<blank>", "▁", "A", "B", "C"]
-SUBWORDS = ["<blank>", "▁A", "B", "▁", "C▁B"]
+SUBWORDS = ["<blank>", "▁A", "B", "▁", "C▁B", "▁A▁B▁"]
 
 
 def spelled(path):
@@ -25,7 +25,9 @@ def spelled(path):
     ([0, 2, 0, 2, 1, 1, 0, 1, 2, 0], CHARACTERS, [("AA", 0.5, 3.5), ("A", 7.5, 8.5)]),  # two spaces are one
     ([0, 1, 2, 0, 1], SUBWORDS, [("AB", 0.5, 2.5), ("A", 3.5, 4.5)]),
     ([1, 0, 3, 2, 0], SUBWORDS, [("A", 0.0, 0.5), ("B", 2.5, 3.5)]),
-    ([1, 4, 2], SUBWORDS, [("AC", 0.0, 1.5), ("BB", 0.5, 2.5)]),  # a piece over two words
+    ([1, 4, 2], SUBWORDS, [("AC", 0.0, 1.0), ("BB", 1.0, 2.5)]),  # a piece over two words
+    ([0, 5, 5], SUBWORDS, [("A", 0.5, 1.5), ("B", 1.5, 2.5)]),
+    ([5, 2], SUBWORDS, [("A", 0.0, 0.25), ("B", 0.25, 0.5), ("B", 0.5, 1.5)]),  # a piece that ends a word
 ])
 def test_words_of_a_path(path, pieces, wanted):
     assert alignment.words(path, pieces, rate=1.0) == tuple(Word(*word) for word in wanted)
@@ -34,6 +36,10 @@ def test_words_of_a_path(path, pieces, wanted):
 def test_times_are_those_of_the_steps_and_within_the_audio():
     found = alignment.words([0, 2, 0, 1, 3], CHARACTERS, rate=25.0, start=10.0, duration=10.165)
     assert found == (Word("A", 10.02, 10.06), Word("B", 10.14, 10.165))
+
+
+def test_a_piece_of_two_words_is_divided_within_the_audio():
+    assert alignment.words([0, 4], SUBWORDS, 1.0, duration=1.0) == (Word("C", 0.5, 0.75), Word("B", 0.75, 1.0))
 
 
 @pytest.mark.parametrize("tokens", [[1], [2, 1], [1, 1], [1, 2, 2], [2, 1, 2]])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cross_validate
 import plan
 import pytest
 from speechbrain.utils.run_opts import RunOptions
@@ -76,6 +77,13 @@ def test_the_run_options_are_speechbrains():
 ])
 def test_what_may_be_a_system_is_left_to_the_plan(words):
     plan.refuse_misspelt_systems([str(ROOT / "hparams/table1.yaml"), *words])
+
+
+@pytest.mark.parametrize("file", ["mp.yaml", "probe.yaml"])
+def test_a_file_that_is_no_plan_is_told_in_a_sentence(recipe, file):
+    plan.refuse_misspelt_systems([str(ROOT / "hparams" / file)])
+    with pytest.raises(OptionError, match=rf"{file}: no key '\w+'.*keys of this file: "):
+        recipe(cross_validate.main, file)
 
 
 @pytest.mark.parametrize("name", ["rn-2", "mp2", "most-frequnt", ""])

@@ -237,6 +237,20 @@ def test_an_address_that_is_none_is_told(host, port):
         demo.listen_at(host, port)
 
 
+@pytest.mark.parametrize(("words", "names"), [
+    ((), {"127.0.0.1:{port}"}),
+    (("--host", "127.1", "--name", "demo.example.org"), {"127.1:{port}", "127.0.0.1:{port}", "demo.example.org"})])
+def test_the_page_knows_the_names_that_it_was_given(monkeypatch, words, names):
+    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is missing: pip install 'ser_plugins[demo]'")
+    told = []
+    monkeypatch.setattr(demo, "_gradio", lambda: None)
+    monkeypatch.setattr(demo, "listener", lambda model, device: listen)
+    monkeypatch.setattr(demo, "build", lambda listen, folder, note, names: told.extend(names))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[1]))
+    assert cli.main(["demo", "--port", "0", *words]) == 0
+    assert set(told[:-1]) == {name.format(port=told[-1]) for name in names}
+
+
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo"]) == 2
@@ -267,7 +281,7 @@ def page():
     import uvicorn
 
     with demo.listen_at("127.0.0.1", 0) as bound, demo_uploads.waiting_room() as folder:
-        app = demo.build(listen, folder, "a note")
+        app = demo.build(listen, folder, "a note", ["Demo.example.org"])
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
@@ -347,6 +361,20 @@ def test_uploads_are_bounded(page, client, request_, status, told):
     answer = client.post(demo_uploads.UPLOAD, **request_)
     assert (answer.status_code, told in answer.text) == (status, True), answer.text
     assert uploads(page[1]) == []
+
+
+@needs_gradio
+@pytest.mark.parametrize(("host", "status"), [
+    ("127.0.0.1:{port}", 200), ("LOCALHOST:{port}", 200), ("demo.example.org", 200), ("127.0.0.1:1", 403),
+    ("elsewhere.example:{port}", 403), ("localhost.elsewhere.example:{port}", 403), ("demo.example.org:1", 403),
+    ("", 403)])
+def test_the_page_answers_to_its_own_names(page, client, host, status):
+    host = host.format(port=client.base_url.port)
+    headers = {"Host": host, "Origin": f"http://{host}"}  # a name that was given this machine's address: they agree
+    answer = client.get("/gradio_api/startup-events", headers=headers)
+    assert (answer.status_code, "--name" in answer.text) == (status, status == 403), answer.text
+    upload = client.post(demo_uploads.UPLOAD, files={"other": ("x.wav", b"x")}, headers=headers)
+    assert (upload.status_code, uploads(page[1])) == (400 if status == 200 else 403, [])
 
 
 @needs_gradio

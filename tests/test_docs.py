@@ -265,3 +265,9 @@ def test_the_site_has_the_commands_and_the_notebooks(site):
     assert "data:image/png" in (site / "notebooks/probe_layers.html").read_text(encoding="utf-8") or \
         list((site / "notebooks").rglob("*.png"))
     assert (site / "search/search_index.js").is_file()  # search without a server
+
+
+def test_every_benchmark_is_in_the_table():
+    page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text("utf-8")}
+    assert set(re.findall(r"^\| `(\w+\.py)` \|", page, re.MULTILINE)) == scripts

@@ -1,5 +1,6 @@
 """The code of docs/plugins.md runs as it stands there."""
 
+import dataclasses
 import importlib
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ser_plugins import registry, testing
+from ser_plugins.contracts import Encoding
 from ser_plugins.errors import PluginError
 
 PAGE = (Path(__file__).parents[1] / "docs/plugins.md").read_text(encoding="utf-8")
@@ -35,3 +37,10 @@ def test_the_plugins_that_it_names_are_installed():
         registry.find("heads", head)
     for path in re.findall(r"`(ser_plugins/[\w/]+\.py)`", PAGE):
         assert (Path(__file__).parents[1] / path).is_file(), path
+
+
+def test_the_encodings_that_it_builds_have_fields_of_these_names():
+    fields = {field.name for field in dataclasses.fields(Encoding)}
+    calls = re.findall(r"`Encoding\(([^)`]*)\)`", PAGE)
+    assert calls
+    assert {name.strip() for call in calls for name in call.split(",")} <= fields

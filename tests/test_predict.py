@@ -137,6 +137,7 @@ def test_a_file_for_each(ser, tmp_path, kind, suffix, first):
     (["--out", "x"], "--out is for the formats of a file each, textgrid, audacity, srt; json is printed"),
     (["b.wav", "--format", "srt"], "2 files: srt needs a folder for its files, --out DIR"),
     (["b/a.mp3", "--format", "srt", "--out", "x"], "a.wav and b/a.mp3 would both become a.srt; give them in two calls"),
+    (["--overwrite"], "--overwrite is for the files in a folder: give --out, too"),
     (["--beam", "3"], "'ser predict' takes no argument '--beam'; see ser predict -h"),
 ])
 def test_what_contradicts_itself_is_refused_before_a_model_is_loaded(ser, words, message):
@@ -145,3 +146,19 @@ def test_what_contradicts_itself_is_refused_before_a_model_is_loaded(ser, words,
     assert (code, out) == (2, "")
     assert err.startswith(f"ser: error: {message}")
     assert Recognizer.asked is None
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("textgrid", ".TextGrid"), ("audacity", ".txt"), ("srt", ".srt")])
+def test_a_file_that_exists_is_replaced_on_demand_only(ser, tmp_path, kind, suffix):
+    for name in "bc":
+        (tmp_path / f"{name}{suffix}").write_text("by hand", encoding="utf-8")
+    Recognizer.asked = None
+    words = ("a.wav", "b.wav", "c.wav", "--format", kind, "--out", tmp_path)
+    code, out, err = ser(*words)
+    assert (code, out) == (2, "")
+    assert err == (f"ser: error: {tmp_path / 'b'}{suffix} exists (of 3 files to write, 2 do): give another folder by "
+                   "--out, or --overwrite to replace what is there\n")
+    assert Recognizer.asked is None
+    assert sorted(path.read_text(encoding="utf-8") for path in tmp_path.iterdir()) == ["by hand"] * 2
+    assert ser(*words, "--overwrite")[0] == 0
+    assert "by hand" not in [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]

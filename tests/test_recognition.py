@@ -56,6 +56,25 @@ def test_a_textgrid_without_words_and_track_is_one_interval():
     assert read_textgrid(PLAIN.to_textgrid()) == {"words": [(0.0, 1.0, "")], "emotion": [(0.0, 1.0, "Ärger")]}
 
 
+@pytest.mark.parametrize(("words", "wanted"), [
+    ((Word("A", 0.1, 0.5), Word("B", 0.3, 0.6)), [(0.0, 0.1, ""), (0.1, 0.5, "A"), (0.5, 0.6, "B"), (0.6, 1.0, "")]),
+    ((Word("A", 0.0, 0.5), Word("B", 0.2, 0.4), Word("C", 0.5, 1.0)), [(0.0, 0.5, "A"), (0.5, 1.0, "C")]),
+    ((Word("A", 0.2, 0.2), Word("B", 0.2, 0.9), Word("C", 1.0, 1.0)),
+     [(0.0, 0.2, ""), (0.2, 0.9, "B"), (0.9, 1.0, "")]),
+    ((Word("A", 0.5, 1.2),), [(0.0, 0.5, ""), (0.5, 1.0, "A")]),
+])
+def test_intervals_of_a_textgrid_have_a_length_and_do_not_overlap(words, wanted):
+    assert read_textgrid(Recognition("", "a", {"a": 1.0}, words, (), 1.0).to_textgrid())["words"] == wanted
+
+
+@pytest.mark.parametrize("samples", range(16000, 16008))
+def test_an_interval_that_microseconds_do_not_show_is_not_written(samples):
+    end = samples / 16000  # 1.0000625 s and its like end between two microseconds
+    said = Recognition("", "a", {"a": 1.0}, (Word("A", 0.0, round(end, 6)),), (), end)
+    assert read_textgrid(said.to_textgrid()) == {"words": [(0.0, round(end, 6), "A")],
+                                                 "emotion": [(0.0, round(end, 6), "a")]}
+
+
 def test_a_textgrid_needs_a_duration():
     with pytest.raises(OptionError, match="a TextGrid needs the duration of the audio, and it is 0 s"):
         Recognition("", "a", {"a": 1.0}).to_textgrid()
@@ -94,6 +113,18 @@ def test_subtitles_hold_42_characters():
 ])
 def test_subtitles_without_words(said, lines):
     assert said.to_srt().splitlines() == lines
+
+
+@pytest.mark.parametrize("track", [(), TRACK])
+def test_a_text_without_times_is_cut_at_spaces_over_the_audio(track):
+    text = " ".join(["ABCDEFGHIJ"] * 9 + ["K" * 50])
+    lines = Recognition(text, "Ärger", ANGER, (), track, 140.0).to_srt().split("\n\n")
+    captions = [line.splitlines()[2].removeprefix("[Ärger] ").removeprefix('[so "calm"] ') for line in lines]
+    assert captions == ["ABCDEFGHIJ ABCDEFGHIJ ABCDEFGHIJ"] * 3 + ["K" * 50]
+    times = [line.splitlines()[1].split(" --> ") for line in lines]
+    assert [times[0][0], times[-1][1]] == ["00:00:00,000", "00:02:20,000"]
+    assert all(one[1] == other[0] for one, other in pairwise(times))
+    assert times[3][0] == "00:01:32,055"  # 96 of 146 letters and spaces
 
 
 def test_json_gives_everything_back():

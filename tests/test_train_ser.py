@@ -4,6 +4,7 @@ import csv
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -171,6 +172,18 @@ def test_the_encoder_stays_frozen(train, tmp_path, tiny_encoder, system):
         torch.testing.assert_close(tensor, stored[name].to(tensor.dtype), rtol=0, atol=0)
     assert not encoder.training
     assert all(not weight.requires_grad and weight.grad is None for weight in encoder.parameters())
+
+
+def test_an_encoder_is_loaded_again_when_its_files_change_and_no_others(tmp_path, monkeypatch, tiny_encoder):
+    monkeypatch.chdir(tmp_path)
+    shipped, copied = protocol.encoder_of("deepspeech2"), shutil.copytree(tiny_encoder, tmp_path / "copied")
+    (tmp_path / "log.txt").write_text("a file of the current folder")
+    assert protocol.encoder_of("deepspeech2") is shipped
+    for source in (str(copied), f"deepspeech2:{copied}"):
+        first = protocol.encoder_of(source)
+        assert protocol.encoder_of(source) is first
+        (copied / "note.txt").write_text(f"beside the weights, {source}")
+        assert protocol.encoder_of(source) is not first
 
 
 def test_the_encoder_hears_each_utterance_and_tempo_once(train, tmp_path, encoded):

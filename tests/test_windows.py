@@ -57,6 +57,39 @@ def test_segments_tile_the_audio_and_lie_in_their_windows(seconds, window, step)
         assert max(start, first) < min(end, last)  # a segment is judged by a window that holds some of it
 
 
+def test_no_window_starts_before_its_piece_whatever_window_step_and_duration():
+    random = np.random.default_rng(0)
+    cases = [(10.15, 0.08, 25.0, 45.0)]
+    for _ in range(50):
+        window, rate = round(random.uniform(0.05, 24), 2), float(random.choice([12.5, 25, 31.25, 49.95, 50]))
+        cases.append((window, round(min(window, 10 ** random.uniform(-1.3, 1.3)), 2), rate, random.uniform(0.1, 90)))
+    for window, step, rate, seconds in cases:
+        samples = np.zeros(round(seconds * 16000), dtype=np.float32)
+        context, reached, ended = windows.context_of(window, step), 0, 0.0
+        for piece in windows.pieces(samples, 16000, rate, 24 + 2 * context, context):
+            length = max(int(piece.samples.shape[1] / 16000 * rate), 1)
+            frames = Frames(torch.arange(float(length)).view(1, length, 1), torch.tensor([length]), rate)
+            found = windows.segments(piece, window, step, reached)
+            for (first, last), (start, end) in found:
+                assert -1e-9 < start < end, (window, step, rate, len(samples))
+                assert first == pytest.approx(ended)
+                ended = last
+            reached += len(found)
+            assert found or not piece.last
+            if found:
+                cut = windows.cut(frames, [span for _, span in found])
+                starts = [start * rate for _, (start, _) in found]
+                assert int(cut.lengths.min()) >= 1
+                assert all(first >= min(start, length - 1) - 1e-5
+                           for first, start in zip(cut.data[:, 0, 0].tolist(), starts, strict=True))
+        assert ended == pytest.approx(len(samples) / 16000)  # nothing is left over
+
+
+def test_a_start_that_rounding_puts_before_the_utterance_is_its_beginning():
+    frames = Frames(torch.arange(5.0).view(1, 5, 1), torch.tensor([5]), rate=10.0)
+    assert windows.cut(frames, [(-0.3, 0.1)]).data.flatten().tolist() == [0, 1]
+
+
 def test_the_context_of_pieces_holds_windows_and_steps():
     assert [windows.context_of(*track) for track in ((2.0, 0.5), (8.0, 0.5), (4.0, 4.0))] == [3.0, 4.0, 4.0]
 
