@@ -24,11 +24,8 @@ from ser_plugins.audio import SAMPLE_RATE, Encoded, Source, read
 from ser_plugins.contracts import Encoding, Frames
 from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, BeamSearch, decoder
 from ser_plugins.errors import OptionError
-from ser_plugins.models import UNTRAINED as UNTRAINED
-from ser_plugins.models import load_encoder as load_encoder
-from ser_plugins.models import load_model
-from ser_plugins.models import save_model as save_model
-from ser_plugins.recognition import Recognition, Segment, Word
+from ser_plugins.models import load_encoder, load_model
+from ser_plugins.recognition import Recognition, Segment, Word, most_probable
 from ser_plugins.windows import CHUNK, CONTEXT, STEP, Span, pieces
 
 BATCH = 64  # windows that a head judges at once
@@ -332,7 +329,7 @@ class EmotionRecognizer(SpeechRecognizer):
         heard = self._hear(audio, rate, self.hparams.temperature or 1.0, track)
         text, words = self._spoken(heard.tokens, heard.duration) if heard.tokens else ("", ())
         probabilities = self._named(heard.log_probs)
-        return Recognition(text, _best(probabilities), probabilities, words, tuple(heard.track), heard.duration,
+        return Recognition(text, most_probable(probabilities), probabilities, words, tuple(heard.track), heard.duration,
                            self.hparams.temperature is not None)
 
     def _hear(self, audio: Source, rate: float | None, temperature: float = 1.0, track: Span | None = None,
@@ -387,7 +384,7 @@ class EmotionRecognizer(SpeechRecognizer):
 
     def _segments(self, spans: Sequence[Span], log_probs: Tensor) -> list[Segment]:
         named = map(self._named, log_probs)
-        return [Segment(*span, _best(shares), shares) for span, shares in zip(spans, named, strict=True)]
+        return [Segment(*span, most_probable(shares), shares) for span, shares in zip(spans, named, strict=True)]
 
     def _labelled(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         score, index = log_probs.max(dim=1)
@@ -411,7 +408,3 @@ def _listed(audio: Source | list[Source]) -> list[Source]:
     if not audio:
         raise OptionError("an empty list: there is no audio in it")
     return audio
-
-
-def _best(probabilities: Mapping[str, float]) -> str:
-    return max(probabilities, key=lambda name: probabilities[name])

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from ser_plugins import batches, experiment, inference
+from ser_plugins import batches, experiment, models
 from ser_plugins.contracts import SAMPLE_RATE
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import OptionError
@@ -165,9 +165,9 @@ def test_the_learning_rate_is_annealed_to_the_end(train, tmp_path):
 @pytest.mark.parametrize("system", ["mp", "rnn"])
 def test_the_encoder_stays_frozen(train, tmp_path, monkeypatch, tiny_encoder, system):
     kept = []
-    load = inference.load_encoder
+    load = models.load_encoder
     protocol._encoder.cache_clear()  # of what other tests loaded
-    monkeypatch.setattr(inference, "load_encoder", lambda source: kept.append(load(source)) or kept[-1])
+    monkeypatch.setattr(models, "load_encoder", lambda source: kept.append(load(source)) or kept[-1])
     train(system, tmp_path)
     (encoder,) = kept
     stored = load_file(tiny_encoder / "weights.safetensors")
