@@ -24,7 +24,7 @@ from ser_plugins import audio, decoding
 from ser_plugins.contracts import Encoder, Frames
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import SerError
-from ser_plugins.inference import load_encoder
+from ser_plugins.models import load_encoder
 from ser_plugins.text import normalize_text
 
 

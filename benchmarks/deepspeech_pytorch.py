@@ -24,7 +24,7 @@ from common import describe, table
 from torch import Tensor, nn
 
 from ser_plugins.encoders.import_deepspeech import import_checkpoint
-from ser_plugins.inference import load_encoder
+from ser_plugins.models import load_encoder
 
 SAMPLES = (48000, 31999, 24160, 16001, 8000, 1600)
 STEPS = 32768  # of a full-scale sample, 16 bit

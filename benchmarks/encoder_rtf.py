@@ -31,7 +31,8 @@ from ser_plugins import audio
 from ser_plugins.contracts import SAMPLE_RATE, Encoder, Frames
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import SerError
-from ser_plugins.inference import SpeechRecognizer, load_encoder
+from ser_plugins.inference import SpeechRecognizer
+from ser_plugins.models import load_encoder
 from ser_plugins.text import character_tokenizer
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".sph", ".aiff", ".aif"}

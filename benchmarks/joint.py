@@ -35,7 +35,8 @@ from tqdm import tqdm
 from ser_plugins import audio, registry
 from ser_plugins.contracts import Encoder, Frames, head_sizes
 from ser_plugins.errors import SerError
-from ser_plugins.inference import EmotionRecognizer, load_encoder
+from ser_plugins.inference import EmotionRecognizer
+from ser_plugins.models import load_encoder
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 

@@ -30,7 +30,7 @@ from timed_training import Timing, train
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ser_plugins import inference
+from ser_plugins import models
 from ser_plugins.contracts import Frames
 from ser_plugins.errors import SerError
 from ser_plugins.recurrent import BiRNNLayer
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=cores())
     parser.add_argument("--measured_epochs", type=int, default=1, help="of the trainings beside ours")
     args = parser.parse_args(own)
-    layers = len(inference.load_encoder("deepspeech2").layer_dims)
+    layers = len(models.load_encoder("deepspeech2").layer_dims)
     systems = [f"{head}-{layer}" for head in args.heads.split(",") for layer in range(1, layers + 1)]
     shared = ["--corpus", args.corpus]
     if args.data_folder is not None:

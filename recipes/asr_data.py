@@ -19,11 +19,10 @@ from torch.utils.data import Dataset
 from ser_plugins import audio, augment, registry
 from ser_plugins.contracts import SAMPLE_RATE, fingerprint
 from ser_plugins.corpora import manifest
-from ser_plugins.decoding import BLANK
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.files import write_atomically
-from ser_plugins.text import character_tokenizer, foreign_characters, normalize_text, subword_tokenizer
+from ser_plugins.text import BLANK, character_tokenizer, foreign_characters, normalize_text, subword_tokenizer
 
 logger = logging.getLogger(__name__)
 

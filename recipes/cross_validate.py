@@ -43,7 +43,7 @@ from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
 from ser_plugins.files import write_atomically
-from ser_plugins.inference import UNTRAINED
+from ser_plugins.models import UNTRAINED
 
 HERE = Path(__file__).parent
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",

@@ -34,7 +34,7 @@ from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
 import ser_plugins
-from ser_plugins import experiment, figures, inference, probing
+from ser_plugins import experiment, figures, models, probing
 from ser_plugins.contracts import fingerprint
 from ser_plugins.descriptors import F0, NAMES
 from ser_plugins.errors import DataError
@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> Path:
     exp = experiment.load(argv)
     values = exp.values
     check_options(exp)
-    encoders = {"trained": inference.load_encoder(values["encoder"])}
+    encoders = {"trained": models.load_encoder(values["encoder"])}
     rnn = None if values["rnn_run"] is None else TrainedRNN(values["rnn_run"], encoders["trained"])
     twin = untrained(values, encoders["trained"])
     if twin is not None:

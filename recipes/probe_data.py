@@ -13,7 +13,7 @@ import protocol
 import torch
 from tqdm import tqdm
 
-from ser_plugins import descriptors, experiment, inference, probing, store
+from ser_plugins import descriptors, experiment, inference, models, probing, store
 from ser_plugins.augment import Variant
 from ser_plugins.contracts import Encoder, Needs
 from ser_plugins.descriptors import NAMES
@@ -134,12 +134,12 @@ class Subject:
 
 def untrained(values: Mapping[str, Any], encoder: Encoder) -> Encoder | None:
     """The encoder's twin with random weights; None where none is wanted, or the plugin has none."""
-    if not values["control"] or values["encoder"].startswith(inference.UNTRAINED):
+    if not values["control"] or values["encoder"].startswith(models.UNTRAINED):
         return None
     if not hasattr(type(encoder), "untrained"):
         logger.warning("no control: %s has no untrained twin", type(encoder).__name__)
         return None
-    return inference.load_encoder(f"{inference.UNTRAINED}{values['encoder']}")
+    return models.load_encoder(f"{models.UNTRAINED}{values['encoder']}")
 
 
 class TrainedRNN:

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ser_plugins import augment, experiment, folds, inference, metrics, predictions, registry, store
+from ser_plugins import augment, experiment, folds, metrics, models, predictions, registry, store
 from ser_plugins.contracts import Encoder, FeatureExtractor, Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
@@ -74,9 +74,9 @@ def encoder_of(source: str) -> Encoder:
     Raises
     ------
     PluginError, DataError
-        As of `inference.load_encoder`.
+        As of `models.load_encoder`.
     """
-    plugin, _, weights = source.removeprefix(inference.UNTRAINED).partition(":")
+    plugin, _, weights = source.removeprefix(models.UNTRAINED).partition(":")
     known = registry.load("encoders", plugin) if plugin in registry.installed("encoders") else None
     folder = plugin if known is None else weights  # none: the plugin's own weights
     files = sorted(path for path in Path(folder).glob("*") if path.is_file()) if folder else []
@@ -85,7 +85,7 @@ def encoder_of(source: str) -> Encoder:
 
 @functools.lru_cache(8)
 def _encoder(source: str, _state: Hashable) -> Encoder:
-    return inference.load_encoder(source)
+    return models.load_encoder(source)
 
 
 def run_folder(values: Mapping[str, Any], system: str, fold: folds.Fold) -> Path:

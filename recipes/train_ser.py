@@ -35,7 +35,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ser_plugins import batches, experiment, finetune, folds, inference, metrics, registry, store
+from ser_plugins import batches, experiment, finetune, folds, metrics, models, registry, store
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest
@@ -218,7 +218,7 @@ def system_name(head: str, options: Mapping[str, Any], encoder: str | None = Non
     number = options.get("layer", options.get("units"))
     name = head if number is None else f"{head}-{number}"
     name += f"-finetuned{finetune_layers}" if finetune_layers else ""
-    return f"{name}-untrained" if str(encoder).startswith(inference.UNTRAINED) else name
+    return f"{name}-untrained" if str(encoder).startswith(models.UNTRAINED) else name
 
 
 def foreign_code(head: str) -> dict[str, str]:
@@ -314,7 +314,7 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     assert system.encoder is not None
     model = {**values, "feature_options": feature_options(values), "head_options": system.options,
              "temperature": calibrate(outcomes["valid"], values["labels"])}
-    inference.save_model(folder / "model", model, system.extractor, system.encoder, head)
+    models.save_model(folder / "model", model, system.extractor, system.encoder, head)
     protocol.report(folder, system.name, parts, fold, settings, outcomes, {
         "loss": brain.test_loss, "epochs": latest.meta["epoch"], "tested_epoch": best.meta["epoch"],
         "curve": losses, "protocol": {

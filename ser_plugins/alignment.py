@@ -20,9 +20,7 @@ from torchaudio.functional import forced_align
 
 from ser_plugins.errors import DataError
 from ser_plugins.recognition import Word
-
-BLANK = 0  # number of the blank
-SPACE = "▁"  # SentencePiece's
+from ser_plugins.text import BLANK, SPACE
 
 
 def best_path(log_probs: Tensor) -> list[int]:

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from ser_plugins.contracts import Encoder, Frames
 from ser_plugins.errors import DataError, OptionError
+from ser_plugins.text import BLANK, SPACE
 from ser_plugins.values import Rules, numeric
 
-BLANK = 0  # the tokenizers' first piece
-SPACE = "▁"  # SentencePiece's
 LM_WEIGHT, WORD_BONUS = 0.5, 1.5  # SpeechBrain's
 LONGEST = 60.0  # s that are searched at once: the memory of a search grows with the square of the text
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -23,9 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ser_plugins import figures
 from ser_plugins.audio import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from ser_plugins.recognition import Recognition
+from ser_plugins.recognition import Recognition, most_probable
 
 COLOURS = (figures.BLUE, figures.VERMILION, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY)
 WINDOW = 400  # 25 ms
@@ -64,7 +62,7 @@ def render(name: str, samples: np.ndarray, heard: Recognition | str) -> str:
     return _template("demo.html").render(
         values, heard=heard, text=heard.text, colours=colours, runs=list(runs(heard)), files=_files(stem, heard),
         lanes={label: _area(label, heard) for label in colours} if heard.track else {},
-        stretches=_stretches(heard))
+        stretches=heard.emotions() if heard.track else [])
 
 
 def alert(message: str) -> str:
@@ -95,8 +93,9 @@ def runs(heard: Recognition) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield heard.label, [{"text": text, **whole} for text in heard.text.split()]
     judged = []
     for word in heard.words:
-        label, p = _best(emotion_at(heard, word.start, word.end))
-        judged.append((label, {"text": word.text, "start": word.start, "end": word.end, "p": p}))
+        shares = emotion_at(heard, word.start, word.end)
+        label = most_probable(shares)
+        judged.append((label, {"text": word.text, "start": word.start, "end": word.end, "p": shares[label]}))
     for label, run in groupby(judged, key=lambda pair: pair[0]):
         yield label, [word for _, word in run]
 
@@ -126,17 +125,6 @@ def spectrogram(samples: np.ndarray) -> bytes:
     matplotlib.image.imsave(buffer, level, cmap="cividis", vmin=level.max() - RANGE, vmax=level.max(), origin="lower",
                             format="png")
     return buffer.getvalue()
-
-
-def _best(probabilities: Mapping[str, float]) -> tuple[str, float]:
-    label = max(probabilities, key=lambda name: probabilities[name])
-    return label, probabilities[label]
-
-
-def _stretches(heard: Recognition) -> list[tuple[str, float, float]]:
-    """Label, start and end of what follows each other with one label."""
-    grouped = [(label, list(run)) for label, run in groupby(heard.track, key=lambda one: one.label)]
-    return [(label, run[0].start, run[-1].end) for label, run in grouped]
 
 
 def _area(label: str, heard: Recognition) -> str:

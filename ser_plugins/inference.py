@@ -20,15 +20,12 @@ from speechbrain.inference.interfaces import Pretrained
 from torch import Tensor
 
 from ser_plugins import alignment, windows
-from ser_plugins.audio import SAMPLE_RATE, Encoded, Source, read
+from ser_plugins.audio import SAMPLE_RATE, Encoded, Source, name_of, read
 from ser_plugins.contracts import Encoding, Frames
 from ser_plugins.decoding import LM_WEIGHT, WORD_BONUS, BeamSearch, decoder
-from ser_plugins.errors import OptionError
-from ser_plugins.models import UNTRAINED as UNTRAINED
-from ser_plugins.models import load_encoder as load_encoder
-from ser_plugins.models import load_model
-from ser_plugins.models import save_model as save_model
-from ser_plugins.recognition import Recognition, Segment, Word
+from ser_plugins.errors import DataError, OptionError
+from ser_plugins.models import load_encoder, load_model
+from ser_plugins.recognition import Recognition, Segment, Word, most_probable
 from ser_plugins.windows import CHUNK, CONTEXT, STEP, Span, pieces
 
 BATCH = 64  # windows that a head judges at once
@@ -332,7 +329,7 @@ class EmotionRecognizer(SpeechRecognizer):
         heard = self._hear(audio, rate, self.hparams.temperature or 1.0, track)
         text, words = self._spoken(heard.tokens, heard.duration) if heard.tokens else ("", ())
         probabilities = self._named(heard.log_probs)
-        return Recognition(text, _best(probabilities), probabilities, words, tuple(heard.track), heard.duration,
+        return Recognition(text, most_probable(probabilities), probabilities, words, tuple(heard.track), heard.duration,
                            self.hparams.temperature is not None)
 
     def _hear(self, audio: Source, rate: float | None, temperature: float = 1.0, track: Span | None = None,
@@ -341,7 +338,9 @@ class EmotionRecognizer(SpeechRecognizer):
         context = windows.context_of(*track) if track else CONTEXT
         tokens, judged, shares = [], [], []
         segments: list[Segment] = []
+        silent = True
         for piece in pieces(audio, rate, self.mods.encoder.rate, CHUNK - 2 * CONTEXT + 2 * context, context):
+            silent = silent and not piece.samples.any()
             features, encoding = self._represent(*self._absolute(piece.samples, None), transcribe)
             if transcribe and encoding is not None and encoding.ctc is not None:
                 tokens.append(encoding.ctc.data[0, piece.own])
@@ -356,6 +355,8 @@ class EmotionRecognizer(SpeechRecognizer):
                          for at in range(0, len(spans), BATCH)]
                 segments += self._segments([span for span, _ in spans], torch.cat(found)) if spans else []
             duration = piece.end
+        if silent:
+            raise DataError(f"{name_of(audio)}: every sample is zero: nobody speaks in it")
         weights = torch.tensor(shares, device=self.device).log() - math.log(sum(shares))
         log_probs = (torch.stack(judged) + weights.unsqueeze(1)).logsumexp(dim=0)  # [classes]
         encoded = Frames.from_list([torch.cat(tokens)], self.mods.encoder.rate) if tokens else None
@@ -387,7 +388,7 @@ class EmotionRecognizer(SpeechRecognizer):
 
     def _segments(self, spans: Sequence[Span], log_probs: Tensor) -> list[Segment]:
         named = map(self._named, log_probs)
-        return [Segment(*span, _best(shares), shares) for span, shares in zip(spans, named, strict=True)]
+        return [Segment(*span, most_probable(shares), shares) for span, shares in zip(spans, named, strict=True)]
 
     def _labelled(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
         score, index = log_probs.max(dim=1)
@@ -411,7 +412,3 @@ def _listed(audio: Source | list[Source]) -> list[Source]:
     if not audio:
         raise OptionError("an empty list: there is no audio in it")
     return audio
-
-
-def _best(probabilities: Mapping[str, float]) -> str:
-    return max(probabilities, key=lambda name: probabilities[name])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,11 @@ class Recognition:
     def _emotion_of(self, start: float, end: float) -> str:
         """The label that holds for most of a time."""
         return max(self.emotions(), key=lambda span: min(end, span[1]) - max(start, span[0]))[2]
+
+
+def most_probable(probabilities: Mapping[str, float]) -> str:
+    """The label of the highest probability; of equal ones the first."""
+    return max(probabilities, key=lambda label: probabilities[label])
 
 
 def _captions(words: Iterable[Word]) -> Iterable[list[Word]]:

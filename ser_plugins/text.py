@@ -13,6 +13,8 @@ import sentencepiece
 from ser_plugins.errors import OptionError
 
 ALPHABET = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # and the space: with the blank 29 outputs (Lakomkin et al. 2017, §3.1.1)
+BLANK = 0  # the tokenizers' first piece
+SPACE = "▁"  # SentencePiece's
 
 FOREIGN = re.compile(f"[^{ALPHABET}]")
 

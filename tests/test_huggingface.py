@@ -11,7 +11,8 @@ from ser_plugins import testing
 from ser_plugins.encoders import huggingface
 from ser_plugins.encoders.huggingface import HuggingFace, save_tiny
 from ser_plugins.errors import DataError, OptionError, PluginError
-from ser_plugins.inference import EmotionRecognizer, load_encoder
+from ser_plugins.inference import EmotionRecognizer
+from ser_plugins.models import load_encoder
 from ser_plugins.testing.rules import speech
 
 transformers = pytest.importorskip(

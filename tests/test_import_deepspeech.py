@@ -26,7 +26,7 @@ from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.encoders.import_deepspeech import import_checkpoint
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.features.spectrogram import Spectrogram
-from ser_plugins.inference import load_encoder
+from ser_plugins.models import load_encoder
 from ser_plugins.testing.rules import speech
 
 ENGLISH = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "

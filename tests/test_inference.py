@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.inference.interfaces import Pretrained
 
-from ser_plugins import audio, cli, predictions
+from ser_plugins import audio, cli, inference, models, predictions
 from ser_plugins.contracts import Encoder, Encoding, Frames
 from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
-from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer, load_encoder
+from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer
 from ser_plugins.metrics import TEMPERATURES, fit_temperature, tempered
+from ser_plugins.models import load_encoder
 
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
 LABELS = ["anger", "happiness", "neutral", "sadness"]
@@ -409,3 +410,9 @@ def test_a_model_that_is_none_is_one_sentence(tmp_path, capsys, words, message):
     assert err.startswith("ser: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["UNTRAINED", "save_model"])
+def test_what_reads_and_writes_models_has_one_place(name):
+    assert hasattr(models, name)
+    assert not hasattr(inference, name)

@@ -121,6 +121,7 @@ def test_samples_of_another_rate(recognizers, samples):
     (np.zeros(0, np.float32), 16000, EmptyAudioError, "the audio holds no samples"),
     (np.full(800, np.nan), 16000, DataError, "samples: 800 of 800 samples are not finite"),
     (np.zeros(100, np.float32), 16000, DataError, "an utterance of 6 ms is too short"),
+    (np.zeros(8000, np.float32), 16000, DataError, "samples: every sample is zero: nobody speaks in it"),
     (3.5, 16000, OptionError, "audio of type float: expected a path, bytes, a file object, an array or a tensor"),
     (None, None, OptionError, "audio of type NoneType"),
     ([], None, OptionError, "an empty list"),
