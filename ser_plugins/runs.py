@@ -172,25 +172,33 @@ def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]
                     under_way.remove(unit)
                     yield unit, error
             except TerminatedWorkerError:
-                yield from map(_alone, under_way)
+                yield from _one_by_one(under_way)
                 under_way.clear()
 
 
-def _alone(unit: Unit) -> tuple[Unit, str | None]:
-    """Runs a unit in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(_named, unit).result()
-        except BrokenProcessPool:
-            return unit, KILLED
+def _one_by_one(units: Sequence[Unit]) -> Iterator[tuple[Unit, str | None]]:
+    """Runs units in one process beside this one, and where that is killed, in another."""
+    waiting = list(units)
+    while waiting:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            while waiting:
+                unit = waiting.pop(0)
+                try:
+                    yield pool.submit(_named, unit).result()
+                except BrokenProcessPool:
+                    yield unit, KILLED
+                    break
 
 
 def _dask(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
     """By Dask's own interface: joblib's backend for it waits for ever where a worker is killed again and again."""
+    import dask
     from dask.distributed import Client, KilledWorker, as_completed
 
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
-    with Client(address) if address else Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as client:
+    here = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+    once = {"distributed.scheduler.allowed-failures": 0}  # of the cluster started here: Dask would let four workers die
+    with dask.config.set(once), Client(address) if address else Client(**here) as client:
         threads = set(client.nthreads().values())
         if threads - {1}:  # random numbers and standard output are a process's
             raise OptionError(f"the Dask workers at {address} have {max(threads)} threads: start them with "
