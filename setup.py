@@ -16,7 +16,7 @@ DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.16", "mkdocs-jupyter
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]  # ser export --onnx
 # setuptools builds the example plugin inside the tests, without fetching anything
 TEST = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "setuptools>=70.1", *SYNTHETIC, *RAY, *DASK,
-        *HUGGINGFACE, *DOCS, *ONNX]
+        *HUGGINGFACE, *DOCS, *ONNX, *DEMO, "playwright"]
 
 setup(
     name="ser_plugins",

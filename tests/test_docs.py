@@ -3,6 +3,7 @@
 import contextlib
 import html.parser
 import io
+import itertools
 import json
 import os
 import re
@@ -77,7 +78,7 @@ def test_a_command_names_a_script_and_options_that_exist(words):
     assert (ROOT / script).is_file()
     if rest and rest[0].endswith(".yaml"):
         known = ["rnn" if before == "--head" and word in own_plugins() else word
-                 for before, word in zip(rest, rest[1:], strict=False)]
+                 for before, word in itertools.pairwise(rest)]
         experiment.load([str(ROOT / rest[0]), *known])  # refuses what it does not know
     else:
         source = "".join(path.read_text() for path in {ROOT / script, ROOT / "benchmarks/common.py"})
