@@ -159,6 +159,9 @@ def find(source: str | Path | None) -> tuple[Path, Path | None]:
     folder, home = Path(source or "."), None
     if not folder.exists() and hub.is_repository(str(source)):
         folder, home = hub.download(str(source))
+    elif not folder.is_dir():
+        raise DataError(f"{source}: no such folder; a trained system is the folder of a run, as "
+                        "results/emodb/mp-3/test-03/seed-1")
     elif (folder / "model" / "model.json").is_file():
         folder = folder / "model"
     if not (folder / "model.json").is_file():

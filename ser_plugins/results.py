@@ -190,7 +190,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; name the folder that recipes/cross_validate.py wrote") from error
+        begun = (path.parent / "runs").is_dir() or (path.parent / "manifests").is_dir()
+        what = ("this plan has no results before its command has ended: give it again, and it goes on" if begun else
+                "name the folder that recipes/cross_validate.py wrote")
+        raise DataError(f"{path}: {error.strerror}; {what}") from error
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     for key, kind in KINDS.items():

@@ -349,6 +349,8 @@ def test_an_encoder_that_was_trained_on_is_refused(model, tiny_encoder, tmp_path
 def test_a_run_that_has_not_ended_holds_no_system(tmp_path):
     with pytest.raises(DataError, match="holds no trained system"):
         EmotionRecognizer.from_hparams(source=tmp_path)
+    with pytest.raises(DataError, match=r"sed-1: no such folder; a trained system is the folder of a run"):
+        EmotionRecognizer.from_hparams(source=tmp_path / "sed-1")
 
 
 def test_an_encoder_is_loaded_frozen(tiny_encoder):

@@ -149,7 +149,7 @@ def test_without_a_control_and_with_markers(run, monkeypatch, root):
     (["--perplexity", "0"], OptionError, "--perplexity 0: it must be above 0"),
     (["--corpus", "emodb"], OptionError, "where is corpus 'emodb'"),
     (["--encoder", "deepspech2"], PluginError, "encoder 'deepspech2' is neither a folder nor installed"),
-    (["--rnn_run", "nowhere"], DataError, "nowhere holds no trained system"),
+    (["--rnn_run", "nowhere"], DataError, "nowhere: no such folder"),
 ])
 def test_wrong_options_are_told_before_anything_is_computed(recipe, tmp_path, words, error, message):
     with pytest.raises(error, match=message):

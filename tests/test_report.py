@@ -233,3 +233,9 @@ def test_a_user_error_is_one_sentence_and_exit_code_2(tmp_path, capsys, monkeypa
         experiment.run(report.main)
     assert "error: " in (message := capsys.readouterr().err)
     assert "nowhere/results.json" in message
+
+
+def test_an_interrupted_plan_is_told_as_such(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    with pytest.raises(DataError, match="this plan has no results before its command has ended: give it again"):
+        report.main([str(tmp_path)])
