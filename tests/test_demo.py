@@ -1,6 +1,7 @@
 """The demo: its answers as HTML, its limits, what is left on the disk, and the page in a browser."""
 
 import base64
+import gc
 import html
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,15 @@ SAID = Recognition(
     "ONE TWO THREE", "calm", {"calm": 0.55, "tense": 0.45},
     (Word("ONE", 0.1, 0.4), Word("TWO", 0.45, 0.9), Word("THREE", 1.1, 1.9)),
     (Segment(0.0, 0.5, "calm", CALM), Segment(0.5, 1.0, "calm", CALM), Segment(1.0, 2.0, "tense", TENSE)), 2.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _left_open():
+    """What Gradio's and the browser's loops leave open is collected here, and not in another module's tests."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def listen(samples):
