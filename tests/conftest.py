@@ -78,7 +78,7 @@ def torchrun():
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(ser_plugins.__file__).parents[1])}
 
-    def run(number, *words, timeout=60):
+    def run(number, *words, timeout=600):
         launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", number, *words)
         return subprocess.run([*map(str, launcher)], capture_output=True, text=True, env=environment, timeout=timeout,
                               check=False)

@@ -83,7 +83,7 @@ def kill(process):
     process.join()
 
 
-def run(script, words, timeout=120, processes=None, environment=None, file_size=None):
+def run(script, words, timeout=600, processes=None, environment=None, file_size=None):
     """Runs a script until it ends, as `start`.
 
     Arguments

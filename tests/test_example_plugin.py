@@ -81,7 +81,7 @@ def test_its_own_test_passes(environment, tmp_path):
 def test_it_trains(environment, small, tmp_path):
     root = EXAMPLE.parents[1]
     words = (root / "hparams/rnn.yaml", "--head", "attention", *small, "--output_root", tmp_path, "--noprogressbar")
-    done = processes.run(root / "recipes/train_ser.py", words, environment=environment, timeout=300)
+    done = processes.run(root / "recipes/train_ser.py", words, environment=environment)
     assert done.codes == (0,), done.stderr
     (folder,) = tmp_path.glob("synthetic/attention-2/test-S01/seed-1")
     assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 12

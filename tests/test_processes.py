@@ -7,7 +7,11 @@ import time
 import processes
 
 SCRIPT = """
-import os, sys
+import atexit, os, sys
+from concurrent.futures import ThreadPoolExecutor
+
+atexit.register(print, "end")
+ThreadPoolExecutor(1).submit(int)  # its thread ends with the interpreter
 print(__name__, sys.argv[1:], os.environ["MINE"], sys.path[1], os.getpid() == os.getsid(0))
 print("wrong", file=sys.stderr)
 if sys.argv[1] == "write":
@@ -25,7 +29,7 @@ def test_a_script_runs_as_a_program(tmp_path):
     script.write_text(SCRIPT)
     environment = {"MINE": "a b", "PYTHONPATH": "/somewhere"}
     done = processes.run(script, ["no", 1], environment=environment)
-    assert done == processes.Done((3,), "__main__ ['no', '1'] a b /somewhere True\n", "wrong\n")
+    assert done == processes.Done((3,), "__main__ ['no', '1'] a b /somewhere True\nend\n", "wrong\n")
     assert "MINE" not in os.environ
     done = processes.run(script, ["write", tmp_path / "file"], environment=environment, file_size=9999)
     assert "File too large" in done.stderr, done

@@ -421,7 +421,7 @@ def test_several_processes_learn_what_one_does(train, shared, torchrun, tmp_path
     """By torchrun, as users start them. Batches of as much audio each, some of fewer utterances than processes."""
     words = (*SHARED, "--dynamic_batching", "true", "--max_batch_length", "2.2")
     train(tmp_path / "alone", *words)
-    done = torchrun(3, RECIPES / "train_asr.py", *shared(tmp_path / "shared", *words), timeout=300)
+    done = torchrun(3, RECIPES / "train_asr.py", *shared(tmp_path / "shared", *words))
     assert done.returncode == 0, done.stderr
     assert_same_training(tmp_path / "shared", tmp_path / "alone")
 
@@ -433,7 +433,7 @@ def test_processes_killed_in_mid_epoch_learn_what_an_undisturbed_one_does(train,
     words = shared(tmp_path / "killed", *words, "--ckpt_interval_steps=1")
     for last, code in ((4, -signal.SIGKILL), (None, 0)):
         (tmp_path / "killed.py").write_text(KILLED.format(recipes=str(RECIPES), last=last))
-        done = processes.run(tmp_path / "killed.py", words, processes=2, timeout=300)
+        done = processes.run(tmp_path / "killed.py", words, processes=2)
         assert code in done.codes, done.stderr
     assert [done.stdout.count(f"step {step};") for step in range(1, 5)] == [0, 0, 2, 2], "both see the third again"
     assert_same_training(tmp_path / "killed", tmp_path / "alone")

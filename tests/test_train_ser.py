@@ -427,7 +427,7 @@ def start(words, log):
     return processes.start(ROOT / "recipes/train_ser.py", [ROOT / "hparams/progressive.yaml", *words], log)
 
 
-def kill_when(process, happened, log, patience=120.0):
+def kill_when(process, happened, log, patience=600.0):
     """Kills the process and its children at once as soon as ``happened()``."""
     end = time.monotonic() + patience
     try:
@@ -459,7 +459,7 @@ def test_a_run_that_is_killed_gives_the_predictions_of_an_undisturbed_one(small,
             assert not (folder("killed") / "predictions.csv").exists(), "it had ended: there was nothing to kill"
         ended = start(words("killed"), killed_log)
         for process, log in ((ended, killed_log), (undisturbed, tmp_path / "undisturbed.log")):
-            process.join(timeout=300)
+            process.join(timeout=600)
             assert process.exitcode == 0, log.read_text()
     finally:
         processes.kill(undisturbed)
