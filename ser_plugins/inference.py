@@ -315,7 +315,7 @@ class EmotionRecognizer(SpeechRecognizer):
         OptionError
             Samples without a rate or of another shape or type.
         DataError
-            A file cannot be read, or is too short.
+            A file cannot be read, is too short, or is silent: every sample is zero.
         """
         if isinstance(audio, list):
             return [self._recognition(source, rate) for source in audio]

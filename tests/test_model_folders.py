@@ -27,16 +27,16 @@ LABELS = ["anger", "happiness", "neutral", "sadness"]
 HYPERPARAMETERS = """
 experiment:
   seed: 1
-  data_folder: /home/ann/EmoDB
-  output_root: /home/ann/results
+  data_folder: /srv/ann/EmoDB
+  output_root: /srv/ann/results
   labels: [anger, happiness, neutral, sadness]
-  encoder: /home/ann/encoder
+  encoder: /srv/ann/encoder
   tempi: (0.9, 1.1)
   lr: 1e-05
   opt_class: !name:torch.optim.Adam
     lr: 1e-05
   own: !new:ann.Secret [1]
-  corpus_options: {label_map: /home/ann/map.csv, folders: ['/home/ann/a', "C:\\\\ann", b/c], rate: 1/2}
+  corpus_options: {label_map: /srv/ann/map.csv, folders: ['/srv/ann/a', "C:\\\\ann", b/c], rate: 1/2}
   lr_annealing: !new:speechbrain.nnet.schedulers.ReduceLROnPlateau
     patience: 3
 """
@@ -135,7 +135,7 @@ def test_an_exported_folder_gives_what_its_run_gives(run, exported, encoder_fold
     for path in moved.rglob("*.*"):  # nothing tells where it was made
         assert str(run).encode() not in path.read_bytes()
         assert str(encoder_folder).encode() not in path.read_bytes()
-        assert b"/home/ann" not in path.read_bytes()
+        assert b"/srv/ann" not in path.read_bytes()
     assert models.load_model(moved).temperature == 1.5
 
 
@@ -564,7 +564,7 @@ def test_known_yaml_passes(tmp_path):
 
 
 def test_runs_of_another_layout_have_their_yaml_shared(tmp_path):
-    (tmp_path / "h.yaml").write_text("lr: 0.1\nstore_folder: /home/ann\nencoder: x\n")
+    (tmp_path / "h.yaml").write_text("lr: 0.1\nstore_folder: /srv/ann\nencoder: x\n")
     assert shared_yaml(tmp_path / "h.yaml", "encoder").splitlines()[1:] == ["lr: 0.1", "encoder: encoder"]
 
 
