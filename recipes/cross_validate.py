@@ -139,7 +139,7 @@ def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chose
 
 
 def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
-               workers: int) -> None:
+               workers: int, progress: bool) -> None:
     """Stores what the systems need of every utterance and variant, in one pass over the audio for each encoder."""
     merged: dict[tuple[str, ...], tuple[Needs, Planned]] = {}
     for one in systems.values():
@@ -155,7 +155,7 @@ def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], tes
         values = {"tempi": [], "gain": [0, 0]} | one.exp.values | {"num_workers": workers}
         stored = store.Store(values["store_folder"], needs, one.system.extractor, one.system.encoder)
         device = one.exp.run_opts.device or infer_device()
-        protocol.represented({"train": rows, "valid": [], "test": test_rows}, stored, values, device)
+        protocol.represented({"train": rows, "valid": [], "test": test_rows}, stored, values, device, progress)
 
 
 def expected(units: Sequence[runs.Unit], jobs: int) -> str:
@@ -283,7 +283,7 @@ def main(argv: Sequence[str]) -> None:
           f"runs, of which {len(units) - len(todo)} are finished", flush=True)
     errors = {}
     if todo:
-        precompute(systems, rows, test_rows, values["num_workers"])
+        precompute(systems, rows, test_rows, values["num_workers"], not exp.run_opts.noprogressbar)
         print(f"{len(todo)} runs, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
         with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05, disable=exp.run_opts.noprogressbar) as bar:
             for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):

@@ -153,7 +153,8 @@ def main(argv: Sequence[str]) -> Path:
     subjects = {name: Subject(encoder, values["store_folder"], values["first_frame"])
                 for name, encoder in encoders.items()}
     for subject in subjects.values():
-        subject.store.compute(items, exp.run_opts.device or infer_device(), values["num_workers"])
+        subject.store.compute(items, exp.run_opts.device or infer_device(), values["num_workers"],
+                              not exp.run_opts.noprogressbar)
 
     content = {**analyse(subjects, rnn, items, values, folder), "settings": settings,
                "versions": {name: version(name) for name in PACKAGES}}

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         for parser_of_texts in (predicting, transcribe):
             parser_of_texts.add_argument(f"--{name}", type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
     demo = command("demo", "a page in the browser on which to try a model; needs the extra [demo]")
-    demo.add_argument("--model", metavar="RUN_FOLDER", help="folder of a training run; without one, transcripts alone")
+    demo.add_argument("--model", metavar="MODEL", help="a run's folder, or a model folder (default: the one shipped)")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     demo.add_argument("--name", metavar="HOST", help="what else browsers call it, as demo.example.org behind a proxy")
     demo.add_argument("--port", type=int, default=7860, help="0 is any free one (default: 7860)")
@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", "write a trained system as one folder that is complete, and safe to share")
     export.add_argument("run", metavar="RUN_FOLDER", help="folder of a training run that has ended")
     export.add_argument("out", metavar="OUT", help="the folder to write")
+    export.add_argument("--without_encoder", action="store_true",
+                        help="a small folder, for readers who have the encoder's plugin and its weights installed")
     export.add_argument("--onnx", action="store_true", help="with model.onnx, for onnxruntime (extra [onnx])")
     push = command("push", "upload an exported folder to the Hugging Face Hub")
     push.add_argument("folder", metavar="OUT", help="a folder that ser export wrote")
@@ -287,7 +289,7 @@ def prepare_corpus(options: argparse.Namespace) -> int:
 
 
 def predict_files(options: argparse.Namespace) -> int:
-    """``ser predict FILES… --model MODEL``: transcript and emotion in one pass each."""
+    """``ser predict FILES…``: transcript and emotion in one pass each."""
     return predict.run(options, _decoding(options))
 
 
@@ -326,7 +328,7 @@ def export_run(options: argparse.Namespace) -> int:
     """``ser export RUN_FOLDER OUT``: writes a complete model folder, prints where it lies."""
     from ser_plugins.export import export_model
 
-    print(export_model(options.run, options.out, options.onnx))
+    print(export_model(options.run, options.out, options.onnx, not options.without_encoder))
     return 0
 
 

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from ser_plugins.errors import DataError, OptionError, PluginError, SerError
 if TYPE_CHECKING:
     from ser_plugins.recognition import Recognition
 
-Listener = Callable[[np.ndarray], Union["Recognition", str]]  # samples [samples] at 16 kHz → what was heard
+Listener = Callable[[np.ndarray], "Recognition"]  # samples [samples] at 16 kHz → what was heard
 
 MAX_SECONDS = 60.0  # of a recording
 MAX_SAMPLES = 50_000_000  # of all channels: compressed files may hold many times their size
@@ -42,12 +42,8 @@ INTRODUCTION = f"""# How was it said?
 Record or upload up to {MAX_SECONDS:g} seconds of speech in WAV, FLAC, OGG, MP3 or AIFF. The file is removed before the
 answer is shown, and nothing is sent elsewhere. The emotion is a model's guess from the sound: decide nothing about
 people by it."""
-NO_MODEL = """**There is no emotion model, so you get the transcript alone.** Train one on synthetic speech, which takes
-a minute or a few, and start again with it:
-```
-python recipes/train_ser.py hparams/mp.yaml
-ser demo --model results/synthetic/mp-3/test-S01/seed-1
-```"""
+SHIPPED = """This is the model for first trials, which comes with `ser_plugins`: its emotions are those of ten German
+actors, its transcripts those of a small English recogniser. `ser demo --model RUN_FOLDER` shows yours."""
 
 
 def listener(model: str | Path | None, device: str = "cpu") -> Listener:
@@ -56,7 +52,7 @@ def listener(model: str | Path | None, device: str = "cpu") -> Listener:
     Arguments
     ---------
     model : str | Path | None
-        As of `EmotionRecognizer.from_hparams`; None is the encoder that ships, which only transcribes.
+        As of `EmotionRecognizer.from_hparams`; None is the model that ships.
     device : str
         ``cpu``, ``cuda``, …
 
@@ -64,13 +60,10 @@ def listener(model: str | Path | None, device: str = "cpu") -> Listener:
     -------
     Listener
     """
-    from ser_plugins.inference import EmotionRecognizer, SpeechRecognizer
+    from ser_plugins.inference import EmotionRecognizer
     from ser_plugins.values import check_device
 
     check_device(device)
-    if model is None:
-        transcriber = SpeechRecognizer.from_hparams(run_opts={"device": device})
-        return lambda samples: transcriber.transcribe_file(samples, rate=SAMPLE_RATE)
     recognizer = EmotionRecognizer.from_hparams(source=model, run_opts={"device": device})
     return lambda samples: recognizer.track_file(samples, rate=SAMPLE_RATE)
 
@@ -320,7 +313,7 @@ def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, d
         address = bound.getsockname()
         shown = f"[{address[0]}]" if bound.family == socket.AF_INET6 else address[0]
         names = {f"{host}:{address[1]}", f"{shown}:{address[1]}"} | ({name} if name else set())
-        app = build(listener(model, device), folder, "" if model else NO_MODEL, names)
+        app = build(listener(model, device), folder, "" if model else SHIPPED, names)
         print(f"open http://{shown}:{address[1]} in a browser; Ctrl-C ends it", flush=True)
         if host not in ("127.0.0.1", "::1", "localhost"):
             print("Whoever reaches this address may use it. Browsers give the microphone to pages by HTTPS only: put "

@@ -33,7 +33,7 @@ RANGE = 70.0  # dB below its loudest that a spectrogram shows
 TICKS = 8  # of the time axis, at most
 
 
-def render(name: str, samples: np.ndarray, heard: Recognition | str) -> str:
+def render(name: str, samples: np.ndarray, heard: Recognition) -> str:
     """The answer to one recording.
 
     Arguments
@@ -42,8 +42,8 @@ def render(name: str, samples: np.ndarray, heard: Recognition | str) -> str:
         What the user calls the recording.
     samples : np.ndarray
         ``[samples]``, 16 kHz, within ±1.
-    heard : Recognition | str
-        With words and track, as far as there are some; or a transcript alone.
+    heard : Recognition
+        With words and track, as far as there are some.
 
     Returns
     -------
@@ -56,8 +56,6 @@ def render(name: str, samples: np.ndarray, heard: Recognition | str) -> str:
         "name": name, "duration": duration, "audio": _address("audio/wav", _wav(samples)),
         "picture": _address("image/png", spectrogram(samples)), "ticks": ticks(duration),
     }
-    if isinstance(heard, str):
-        return _template("demo.html").render(values, text=heard, files={f"{stem}.txt": _text(heard + "\n")})
     colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(heard.probabilities)}
     return _template("demo.html").render(
         values, heard=heard, text=heard.text, colours=colours, runs=list(runs(heard)), files=_files(stem, heard),

@@ -3,7 +3,7 @@
     OUT/README.md            model card
         model.json           labels, plugins with their options, temperature, fingerprints
         head.safetensors     the head's weights
-        encoder/             the recogniser's own files
+        encoder/             the recogniser's own files, unless its readers have them installed
         hyperparams.yaml     the resolved experiment, without paths of this machine
         model.onnx           on request
         checksums.json       SHA-256 of each but README.md
@@ -31,7 +31,7 @@ OF_THIS_MACHINE = frozenset({"data_folder", "test_data_folder", "output_root", "
                              "num_workers", "overwrite", "regimes"})  # keys that say nothing of the model
 
 
-def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
+def export_model(run: str | Path, out: str | Path, onnx: bool = False, encoder: bool = True) -> Path:
     """Writes a run's system as a complete model folder, and reads it back.
 
     Arguments
@@ -42,6 +42,9 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
         A folder that does not exist, or is empty.
     onnx : bool
         With ``model.onnx``, which onnxruntime runs without this package (`ser_plugins.onnx_export`).
+    encoder : bool
+        With the encoder's files. Without them the folder is small, and names the plugin whose own weights it needs;
+        its fingerprint tells whether those that a reader has installed are the same.
 
     Returns
     -------
@@ -53,7 +56,8 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     DataError
         The run has not ended, its parts are not what they were when it was trained, or the disk refuses.
     OptionError
-        ``out`` holds files already; or the system cannot be had as ONNX, and why.
+        ``out`` holds files already; the system cannot be had as ONNX, and why; or the encoder to be left out is a
+        folder of this machine.
     """
     run, out = Path(run), Path(out).absolute()
     for name in ("metrics.json", "predictions.csv", "hyperparams.yaml"):
@@ -65,7 +69,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False) -> Path:
     model = load_model(run)
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write(draft, model, run, onnx)
+        _write(draft, model, run, onnx, encoder)
         load_model(draft)  # it is what it claims to be
         if out.exists():  # empty, and kept: it may be the current folder
             for path in sorted(draft.iterdir()):
@@ -97,9 +101,9 @@ def push_model(folder: str | Path, repository: str, private: bool = False) -> st
     return hub.upload(model.folder, repository, private)  # what was checked: it may lie in folder/model
 
 
-def _write(folder: Path, model: Model, run: Path, onnx: bool) -> None:
+def _write(folder: Path, model: Model, run: Path, onnx: bool, encoder: bool) -> None:
     folder.mkdir(parents=True)
-    name = _write_encoder(folder / WITHIN, model)
+    name = _write_encoder(folder / WITHIN, model, encoder)
     origin = {group: registry.distribution(registry.find(group, model.content[key]))
               for group, key in (("features", "features"), ("heads", "head"))}
     content = {"format": FORMAT, "written_by": f"ser_plugins {__version__}", "plugins": origin,
@@ -111,12 +115,12 @@ def _write(folder: Path, model: Model, run: Path, onnx: bool) -> None:
         from ser_plugins.onnx_export import export_onnx
 
         export_onnx(model, folder / "model.onnx")
-    write_card(folder / "README.md", model, run, onnx)
+    write_card(folder / "README.md", model, run, onnx, (folder / WITHIN).is_dir())
     write_checksums(folder)
 
 
-def _write_encoder(folder: Path, model: Model) -> str:
-    """Copies the encoder's files, where it has any; returns its name for model.json."""
+def _write_encoder(folder: Path, model: Model, copied: bool) -> str:
+    """Copies the encoder's files, where it has any and they are wanted; returns its name for model.json."""
     source = str(model.content["encoder"])
     prefix = UNTRAINED if source.startswith(UNTRAINED) else ""
     plugin, found = models.encoder_plugin(source.removeprefix(prefix))
@@ -124,7 +128,9 @@ def _write_encoder(folder: Path, model: Model) -> str:
         raise OptionError(f"encoder '{source}' is read by {plugin.__name__}, which does not declare that it reads a "
                           "stranger's folder safely (safe_folder): a folder with it could not be shared safely; share "
                           "the run's settings and name the encoder")
-    found = found or (plugin.shipped if plugin.safe_folder else None)
+    if found and not copied:
+        raise OptionError(f"encoder '{source}' is a folder of this machine, which nobody else has: export it, too")
+    found = found or (plugin.shipped if plugin.safe_folder and copied else None)
     if found is None:  # the plugin has its weights from elsewhere; the fingerprint tells whether they are the same
         return source
     folder.mkdir()

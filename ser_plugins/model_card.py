@@ -17,7 +17,7 @@ from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
 from ser_plugins.folder_check import read_json
-from ser_plugins.models import Model
+from ser_plugins.models import UNTRAINED, Model, encoder_plugin
 
 TEMPLATE = Path(__file__).parent / "assets" / "model_card.md"
 ACTED = frozenset({"emodb", "ravdess"})
@@ -30,7 +30,7 @@ TERMS = {
 }
 
 
-def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
+def write_card(path: Path, model: Model, run: Path, onnx: bool, encoder: bool) -> None:
     """Writes ``README.md``.
 
     Arguments
@@ -43,6 +43,8 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
         The folder of the run that trained it.
     onnx : bool
         Whether ``model.onnx`` lies beside it.
+    encoder : bool
+        Whether ``encoder/`` does.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
         The run's results lack what a card needs.
     """
     try:
-        values = _values(model, run, onnx)
+        values = _values(model, run, onnx, encoder)
     except (KeyError, TypeError) as error:
         raise DataError(f"{run / 'metrics.json'} lacks {error}, which the model card tells; the run is of an earlier "
                         "version: train it again") from error
@@ -59,7 +61,7 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool) -> None:
     write_atomically(path, lambda file: file.write(text.rstrip() + "\n"))
 
 
-def _values(model: Model, run: Path, onnx: bool) -> dict[str, Any]:
+def _values(model: Model, run: Path, onnx: bool, within: bool) -> dict[str, Any]:
     try:
         result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -86,7 +88,8 @@ def _values(model: Model, run: Path, onnx: bool) -> dict[str, Any]:
         "classes": [(label, "none" if result["recall"][label] is None else f"{result['recall'][label]:.3f}",
                      protocol["counts"]["test"].get(label, 0)) for label in model.labels],
         "tables": [(title, _by_group(said, groups)) for title, groups in grouped],
-        "licences": _licences(model, corpus, tested),
+        "within": within, "encoder_package": _encoder_package(content["encoder"]),
+        "licences": _licences(model, corpus, tested, within),
     }
 
 
@@ -125,20 +128,26 @@ def _named(speakers: str | Sequence[str]) -> str:
     return f"{len(names)} speaker{'s' * (len(names) != 1)} ({', '.join(names)})"
 
 
-def _licences(model: Model, corpus: str, tested: str | None) -> list[str]:
+def _licences(model: Model, corpus: str, tested: str | None, within: bool) -> list[str]:
     notes = ["Code: `ser_plugins`, Apache-2.0."]
     for name in dict.fromkeys(filter(None, (corpus, tested))):
         notes.append(TERMS.get(name, f"Corpus: `{name}`; whoever publishes this model states its terms here."))
-    notes.append("Encoder: its licence is told in `encoder/README.md`." if _has_readme(model) else
+    readme = "`encoder/README.md`" if within else "the `README.md` of its weights in that package"
+    notes.append(f"Encoder: its licence is told in {readme}." if _has_readme(model) else
                  "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
     if model.needs.features and model.extractor.licence:
         notes.append(f"Features: {model.extractor.licence}")
     return notes
 
 
-def _has_readme(model: Model) -> bool:
-    from ser_plugins.models import UNTRAINED, encoder_plugin
+def _encoder_package(encoder: str) -> str:
+    """The package of the plugin that reads an encoder; of a folder of this machine, which is exported, none."""
+    name = encoder.removeprefix(UNTRAINED).partition(":")[0]
+    found = name in registry.installed("encoders")
+    return registry.distribution(registry.find("encoders", name)) if found else ""
 
+
+def _has_readme(model: Model) -> bool:
     plugin, folder = encoder_plugin(model.content["encoder"].removeprefix(UNTRAINED))
     folder = folder or plugin.shipped
     return folder is not None and (Path(folder) / "README.md").is_file()

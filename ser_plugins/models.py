@@ -25,6 +25,7 @@ from ser_plugins.folder_check import check_complete, check_folder, check_model, 
 from ser_plugins.weights import bounded, load_weights
 
 FORMAT = 1  # of exported folders
+SHIPPED = Path(__file__).parent / "assets" / "emotion_small"  # the model for first trials
 UNTRAINED = "untrained:"  # before an encoder's name: the same network with random weights
 WITHIN = "encoder"  # the folder of an exported model's encoder
 
@@ -144,19 +145,19 @@ def write(folder: Path, content: Mapping[str, Any], head: Head) -> None:
 
 
 def find(source: str | Path | None) -> tuple[Path, Path | None]:
-    """The model folder that is meant, and out of which folder its links may not lead; None is itself.
+    """The model folder that is meant, and out of which folder its links may not lead: None is itself.
 
     Arguments
     ---------
     source : str | Path, optional
-        A run's folder, a model folder, or ``owner/name`` on the hub; None is the current folder.
+        A run's folder, a model folder, or ``owner/name`` on the hub; None is the model that ships with the package.
 
     Raises
     ------
     DataError
         There is no model.
     """
-    folder, home = Path(source or "."), None
+    folder, home = Path(source or SHIPPED), None
     if not folder.exists() and hub.is_repository(str(source)):
         folder, home = hub.download(str(source))
     elif not folder.is_dir():

@@ -136,8 +136,9 @@ class Store:
         unique = {one.key: one for one in items}
         return [one for one in unique.values() if any(f"{one.key}.npy" not in names for names in present)]
 
-    def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0) -> int:
-        """Computes and stores what is missing, with a progress bar; what is stored stays after an interruption.
+    def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0,
+                progress: bool = True) -> int:
+        """Computes and stores what is missing, by default with a progress bar; what is stored stays after a break.
 
         Audio is read, disturbed and turned into features in ``workers`` processes, and encoded here in batches. What
         stands beside an utterance in its batch changes the last bit of its numbers, so a batch depends on the speaker's
@@ -163,7 +164,7 @@ class Store:
         loader = DataLoader(_Waveforms(self, every, featureless), batch_sampler=batches, collate_fn=list,
                             num_workers=min(workers, len(batches)))
         faults = []
-        with tqdm(total=len(todo), desc="representations", unit="utterance") as bar:
+        with tqdm(total=len(todo), desc="representations", unit="utterance", disable=not progress) as bar:
             for batch in loader:
                 faults += [result for result in batch if isinstance(result, str)]
                 good = [result for result in batch if not isinstance(result, str)]

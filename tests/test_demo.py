@@ -97,13 +97,6 @@ def test_what_comes_from_outside_is_escaped(part):
     assert "&lt;img/src=x" in page
 
 
-def test_a_transcript_alone_has_no_emotion():
-    page = demo_answer.render("a.wav", np.zeros(16000, np.float32), "ONE TWO")
-    assert "ONE TWO" in text_of(page)
-    assert "Probability" not in page
-    assert downloads(page) == {"a.txt": "ONE TWO\n"}
-
-
 def test_silence_is_said_to_hold_no_word():
     said = Recognition("", "calm", CALM, (), (Segment(0.0, 1.0, "calm", CALM),), 1.0)
     assert "No word was understood." in text_of(demo_answer.render("a.wav", np.zeros(16000, np.float32), said))
@@ -260,6 +253,12 @@ def test_the_page_knows_the_names_that_it_was_given(monkeypatch, words, names):
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: told.append(sockets[0].getsockname()[1]))
     assert cli.main(["demo", "--port", "0", *words]) == 0
     assert set(told[:-1]) == {name.format(port=told[-1]) for name in names}
+
+
+def test_without_a_model_the_one_that_ships_answers():
+    said = demo.listener(None)(np.sin(np.arange(32000) / 10).astype(np.float32) / 2)
+    assert list(said.probabilities) == ["anger", "happiness", "neutral", "sadness"]
+    assert said.track
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):

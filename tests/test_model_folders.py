@@ -153,13 +153,34 @@ def test_the_shipped_encoder_travels_with_its_licence(tmp_path, encoder):
     assert torch.equal(classify(out), classify(tmp_path / "run"))
 
 
+def test_an_installed_encoder_may_stay_where_it_is(tmp_path, encoder_folder):
+    run = make_run(tmp_path / "run", "deepspeech2")
+    assert cli.main(["export", str(run), str(tmp_path / "out"), "--without_encoder"]) == 0
+    assert not (tmp_path / "out" / "encoder").exists()
+    assert torch.equal(classify(tmp_path / "out"), classify(run))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "weights are not in this folder" in card
+    assert "encoder/README.md" not in card
+    with pytest.raises(OptionError, match="is a folder of this machine, which nobody else has"):
+        export_model(make_run(tmp_path / "own", encoder_folder), tmp_path / "none", encoder=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_model_that_ships_is_small_and_loads():
+    model = models.load_model(None)
+    assert (model.folder, model.labels) == (models.SHIPPED, LABELS)
+    assert sum(path.stat().st_size for path in models.SHIPPED.iterdir()) < 100_000
+    assert "Burkhardt et al. 2005" in (models.SHIPPED / "README.md").read_text()
+    assert torch.isfinite(classify(None)).all()
+
+
 def test_an_empty_folder_is_written_into_and_may_be_the_current_one(run, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     assert export_model(run, ".") == tmp_path / "out"
     assert Path("model.json").is_file()  # the current folder is still this one
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert torch.equal(classify(None), classify(run))
+    assert torch.equal(classify("."), classify(run))
 
 
 def test_the_yaml_is_resolved_checked_and_loads(exported):
@@ -203,7 +224,8 @@ def test_the_model_card_tells_the_terms_of_the_features(run, features, options, 
 
     model = models.load_model(run)
     heard = replace(model, extractor=registry.create("features", features, options), needs=Needs(features=True))
-    assert any("non-commercial purposes only" in note for note in model_card._licences(heard, "emodb", None)) is told
+    notes = model_card._licences(heard, "emodb", None, True)
+    assert any("non-commercial purposes only" in note for note in notes) is told
 
 
 def test_the_model_card_knows_gender_and_opensmile(encoder_folder, tmp_path, monkeypatch):
@@ -447,7 +469,7 @@ def test_only_a_run_may_have_its_encoder_from_elsewhere(run, tmp_path, monkeypat
             models.load_model(source)
     assert not asked
     monkeypatch.chdir(copy / "model")
-    for source in (None, copy, copy / "model"):
+    for source in (".", copy, copy / "model"):
         with pytest.raises(ZeroDivisionError):
             models.load_model(source)
     assert asked == ["ann/evil"] * 3
