@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.options = parse_options(rest)
         elif rest:
             raise OptionError(f"'ser {options.command}' takes no argument '{rest[0]}'; see ser {options.command} -h")
-        return COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has enough, as `ser … | head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
+        return 1
     except SerError as error:
         print(f"ser: error: {error}", file=sys.stderr)
         return 2

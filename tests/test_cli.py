@@ -1,6 +1,7 @@
 """The command `ser`: what it prints, what it refuses, and what it does not import."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -282,3 +283,12 @@ def test_store_lists_and_makes_room(ser, tmp_path):
     assert ser("store", "info", tmp_path)[1] == ""
     code, _, error = ser("store", "info", tmp_path / "nothing")
     assert (code, error) == (2, f"ser: error: no store {tmp_path / 'nothing'}: there is no such folder\n")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    program = "import sys; from ser_plugins import cli; sys.exit(cli.main(['list']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
