@@ -53,6 +53,9 @@ RULES: experiment.Rules = {
     "jobs": (lambda value: value >= 1, "1 or more"),
     "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
     "labels": protocol.LABELS_RULE,
+    "claims": (lambda value: isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in value),
+        "pairs of systems, as [[mp-3, baseline-96]]"),
 }
 
 
@@ -211,7 +214,7 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
         | {"versions": ", ".join(sorted({f"{package} {number}" for stamp in stamps.values()
                                          for package, number in stamp["versions"].items()}))},
-        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen),
+        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": exp.values["claims"],
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "runs": sorted({unit.seed for unit in units}),
         "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}

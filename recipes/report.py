@@ -34,6 +34,7 @@ CAPTIONS = {
     "missing": "Units without a result.",
     "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "
                       "correction. Bold, in full colour: p ≤ 0.05.",
+    "claims": "Claims that the plan made before anything ran, each tested on UA; p after Holm's correction over them.",
     "comparisons": "All pairs: difference of UA, its 95 % interval over speakers, and p before and after Holm's "
                    "correction over all pairs. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
                    "beside them.",
@@ -149,6 +150,32 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
     return Section("Results", text, items)
 
 
+def claims(told: Sequence[Sequence[str]], pairs: Sequence[significance.Comparison]) -> Table:
+    """Which claims (better, worse) hold; one about a system without a complete run has no numbers."""
+    known = {frozenset(pair.names): pair for pair in pairs}
+    records: list[dict[str, Any]] = []
+    for better, worse in told:
+        record: dict[str, Any] = {"better": better, "worse": worse, "verdict": "not run"}
+        pair = known.get(frozenset((better, worse)))
+        if pair is not None:
+            sign = 1 if pair.names == (better, worse) else -1
+            record |= dict(zip(("UA_better", "UA_worse"), pair.values[::sign], strict=True))
+            if (found := pair.bootstrap) is not None and found.low is not None and found.high is not None:
+                low, high = sorted((sign * found.low, sign * found.high))
+                record |= {"difference": sign * found.value, "low": low, "high": high, "p": found.p}
+            record["verdict"] = "undecided"
+        records.append(record)
+    tested = [record for record in records if record.get("p") is not None]
+    for record, p in zip(tested, significance.holm([record["p"] for record in tested]), strict=True):
+        record["holm"] = p
+        if p <= 0.05:
+            record["verdict"] = "supported" if record["difference"] > 0 else "contradicted"
+    return Table("claims", CAPTIONS["claims"], records, {
+        "claim": "{better} > {worse}", "UA": "{UA_better:.3f}", "UA of the other": "{UA_worse:.3f}",
+        "difference": "{difference:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.4f}",
+        "p, Holm": "{holm:.4f}", "verdict": "{verdict}"})
+
+
 def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     """Who beats whom."""
     title, names = "Who beats whom", list(scores)
@@ -185,7 +212,8 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
         text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
     picture = Picture("who_beats_whom", CAPTIONS["who_beats_whom"], f"Matrix of {len(names)} systems. {text}",
                       figures.comparison_figure(names, difference, p))
-    return Section(title, [text], [picture, table])
+    told = results.about.get("claims") or []
+    return Section(title, [text], [*([claims(told, pairs)] if told else []), picture, table])
 
 
 def confusions(scores: Mapping[str, Scores]) -> Section:

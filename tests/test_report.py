@@ -79,6 +79,28 @@ def test_table_1_is_scikit_learns(made):
             assert float(table[system][f"{name}_speakers_sd"]) == pytest.approx(np.std(speakers, ddof=1))
 
 
+def test_claims_are_corrected_among_themselves_alone(tmp_path):
+    told = [["majority", "mp-1"], ["mp-1-random", "mp-1"], ["rnn-2", "mp-1"], ["mp-1", "elsewhere"]]
+    folder = write_results(tmp_path, systems=PLAN, missing=[("rnn-2", "03", 1), ("rnn-2", "03", 2)], claims=told,
+                           **SMALL)
+    page = report.main([str(folder)])
+    pairs = {(row["first"], row["second"]): row for row in records(page.parent / "comparisons.csv")}
+    found = records(page.parent / "claims.csv")
+    assert [[row["better"], row["worse"]] for row in found] == told
+    assert [row["verdict"] for row in found[2:]] == ["not run", "not run"]
+    p = [float(pairs["majority", "mp-1"]["bootstrap_p"]), float(pairs["mp-1", "mp-1-random"]["bootstrap_p"])]
+    smaller = min(1, 2 * min(p))
+    adjusted = [smaller if value == min(p) else max(smaller, value) for value in p]  # Holm of two
+    for row, corrected, (better, worse) in zip(found, adjusted, told, strict=False):
+        difference = float(row["UA_better"]) - float(row["UA_worse"])
+        assert float(row["difference"]) == pytest.approx(difference)
+        assert float(row["low"]) < difference < float(row["high"])
+        assert float(row["holm"]) == pytest.approx(corrected)
+        assert row["verdict"] == ("undecided" if corrected > 0.05 else "contradicted"), (better, worse)
+    assert found[0]["verdict"] == "contradicted"
+    assert "contradicted" in Page(page).text
+
+
 def test_an_incomplete_system_is_counted_and_has_no_number(made):
     _, page = made
     table = {row["system"]: row for row in records(page.parent / "systems.csv")}
