@@ -35,7 +35,7 @@ from ser_plugins.batches import DynamicBatches
 from ser_plugins.corpora import espeak, manifest
 from ser_plugins.corpora.synthetic import VOICES, require_espeak
 from ser_plugins.encoders.deepspeech2 import SequenceNorm
-from ser_plugins.errors import SerError
+from ser_plugins.errors import DataError, SerError
 
 PLAIN = {"speeds": "null", "dropout": "0", "spec_augment": "false"}
 SPEEDS = {"speeds": "[0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15]"}
@@ -45,10 +45,10 @@ TRIALS: dict[str, dict[str, dict[str, str]]] = {
         "no batch norm between recurrent layers": {"patch": "no_norm"},
         "no curriculum in the first epoch": {"patch": "no_curriculum"},
         "lr 0.002": {"lr": "0.002"},
-        "lr 0.0005": {"lr": "0.0005"},
         "3 recurrent layers": {"num_layers": "3"},
         "320 units": {"units": "320"},
         "SGD as the paper": {"optimizer": "sgd", "schedule": "divide", "lr": "0.0003"},
+        "lr 0.0005": {"lr": "0.0005"},
         "32 channels": {"channels": "32"},
         "7 recurrent layers": {"num_layers": "7"},
         "192 units": {"units": "192"},
@@ -115,6 +115,8 @@ def trial(name: str, change: dict[str, str], args: argparse.Namespace, start: Pa
         done.write_text(json.dumps({"cpu": seconds, "wall": time.perf_counter() - started}), encoding="utf-8")
     log = (output / "train_log.txt").read_text(encoding="utf-8")
     rates = [f"{float(rate):.1f}" for rate in re.findall(r"valid CER: ([0-9.e+]+)", log)]
+    if len(rates) != args.epochs:
+        raise DataError(f"{output} holds a trial of {len(rates)} epochs: give another --output_folder")
     return [name, *rates, f"{json.loads(done.read_text(encoding='utf-8'))['cpu'] / 60:.1f}"]
 
 
