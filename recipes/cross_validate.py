@@ -38,7 +38,7 @@ import protocol
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, predictions, registry, runs, store
+from ser_plugins import experiment, folds, predictions, registry, runs, significance, store
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
@@ -53,9 +53,6 @@ RULES: experiment.Rules = {
     "jobs": (lambda value: value >= 1, "1 or more"),
     "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
     "labels": protocol.LABELS_RULE,
-    "claims": (lambda value: isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in value),
-        "pairs of systems, as [[mp-3, baseline-96]]"),
 }
 
 
@@ -75,7 +72,7 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     Raises
     ------
     OptionError
-        An entry of the plan is no system, two have one name, or ``systems`` names none of them.
+        An entry of the plan is no system, or two have one name.
     """
     values = exp.values
     found: dict[str, Planned] = {}
@@ -89,11 +86,37 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
                 raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
                                   "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
             found[one.system.name] = one
+    return found
+
+
+def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> dict[str, Planned]:
+    """The systems that are asked for.
+
+    Raises
+    ------
+    OptionError
+        The plan has no such system.
+    """
     wanted = plan.names(values["systems"]) or list(found)
     for name in wanted:
         if name not in found:
             raise OptionError(unknown_name("system", name, found, "systems of the plan"))
     return {name: one for name, one in found.items() if name in wanted}
+
+
+def claims_of(found: Mapping[str, Planned], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The plan's claims; those about systems that it does not have, as of a layer too many, are told and left out.
+
+    Raises
+    ------
+    OptionError
+        They are no pairs of systems.
+    """
+    claims = significance.read_claims(values.get("claims") or [])
+    for better, worse in claims:
+        if lacking := [name for name in (better, worse) if name not in found]:
+            print(f"claim left out: {better} is better than {worse}; the plan has no {' and no '.join(lacking)}")
+    return [claim for claim in claims if set(claim) <= found.keys()]
 
 
 def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
@@ -142,7 +165,7 @@ def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chose
 
 
 def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
-               workers: int, progress: bool) -> None:
+               workers: int, *, progress: bool) -> None:
     """Stores what the systems need of every utterance and variant, in one pass over the audio for each encoder."""
     merged: dict[tuple[str, ...], tuple[Needs, Planned]] = {}
     for one in systems.values():
@@ -158,7 +181,8 @@ def precompute(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], tes
         values = {"tempi": [], "gain": [0, 0]} | one.exp.values | {"num_workers": workers}
         stored = store.Store(values["store_folder"], needs, one.system.extractor, one.system.encoder)
         device = one.exp.run_opts.device or infer_device()
-        protocol.represented({"train": rows, "valid": [], "test": test_rows}, stored, values, device, progress)
+        protocol.represented({"train": rows, "valid": [], "test": test_rows}, stored, values, device,
+                             progress=progress)
 
 
 def expected(units: Sequence[runs.Unit], jobs: int) -> str:
@@ -181,7 +205,7 @@ def _json(unit: runs.Unit, name: str) -> Any:
 
 def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
             errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
-            chosen: Sequence[folds.Fold]) -> None:
+            chosen: Sequence[folds.Fold], claims: Sequence[tuple[str, str]]) -> None:
     """Writes ``results.json`` and ``predictions.csv.gz``."""
     rows = test_rows or corpus_rows
     table, about = [], []
@@ -214,7 +238,7 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
         | {"versions": ", ".join(sorted({f"{package} {number}" for stamp in stamps.values()
                                          for package, number in stamp["versions"].items()}))},
-        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": exp.values["claims"],
+        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "runs": sorted({unit.seed for unit in units}),
         "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}
@@ -271,7 +295,8 @@ def main(argv: Sequence[str]) -> None:
     protocol.check_corpora(values, exp.given)
     if plan.names(values["folds"]) and values["test_corpus"] is not None:
         raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
-    systems = planned(exp)
+    found = planned(exp)
+    systems, claims = chosen_systems(found, values), claims_of(found, values)
     root = Path(values["output_folder"])
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
         root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
@@ -286,7 +311,7 @@ def main(argv: Sequence[str]) -> None:
           f"runs, of which {len(units) - len(todo)} are finished", flush=True)
     errors = {}
     if todo:
-        precompute(systems, rows, test_rows, values["num_workers"], not exp.run_opts.noprogressbar)
+        precompute(systems, rows, test_rows, values["num_workers"], progress=not exp.run_opts.noprogressbar)
         print(f"{len(todo)} runs, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
         with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05, disable=exp.run_opts.noprogressbar) as bar:
             for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
@@ -294,7 +319,7 @@ def main(argv: Sequence[str]) -> None:
                 bar.update()
                 if error is not None:
                     errors[unit] = error
-    collect(root, exp, systems, units, errors, rows, test_rows, chosen)
+    collect(root, exp, systems, units, errors, rows, test_rows, chosen, claims)
     print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
           f"tables and figures: python recipes/report.py {root}")
     for unit, error in errors.items():

@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> Path:
                 for name, encoder in encoders.items()}
     for subject in subjects.values():
         subject.store.compute(items, exp.run_opts.device or infer_device(), values["num_workers"],
-                              not exp.run_opts.noprogressbar)
+                              progress=not exp.run_opts.noprogressbar)
 
     content = {**analyse(subjects, rnn, items, values, folder), "settings": settings,
                "versions": {name: version(name) for name in PACKAGES}}

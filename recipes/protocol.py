@@ -169,7 +169,7 @@ def split(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], fold:
 
 
 def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store,
-                values: Mapping[str, Any], device: str, progress: bool = True) -> dict[str, list[list[store.Item]]]:
+                values: Mapping[str, Any], device: str, *, progress: bool = True) -> dict[str, list[list[store.Item]]]:
     """Each utterance as its variants, the undisturbed one first; all of them computed and stored.
 
     The gains of the variants are the same for every seed of a run, so that runs share what is stored.
@@ -184,7 +184,7 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
                for row, key in zip(rows, hashes[part], strict=True)]
         for part, rows in parts.items()}
     stored.compute([one for part in items.values() for variants in part for one in variants], device,
-                   values["num_workers"], progress)
+                   values["num_workers"], progress=progress)
     return items
 
 

@@ -34,7 +34,8 @@ CAPTIONS = {
     "missing": "Units without a result.",
     "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "
                       "correction. Bold, in full colour: p ≤ 0.05.",
-    "claims": "Claims that the plan made before anything ran, each tested on UA; p after Holm's correction over them.",
+    "claims": "Claims of the plan, tested on UA: p before and after Holm's correction over these claims; supported or "
+              "contradicted at 0.05. They are the plan's question, and all pairs below a look around.",
     "comparisons": "All pairs: difference of UA, its 95 % interval over speakers, and p before and after Holm's "
                    "correction over all pairs. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
                    "beside them.",
@@ -150,29 +151,17 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
     return Section("Results", text, items)
 
 
-def claims(told: Sequence[Sequence[str]], pairs: Sequence[significance.Comparison]) -> Table:
-    """Which claims (better, worse) hold; one about a system without a complete run has no numbers."""
-    known = {frozenset(pair.names): pair for pair in pairs}
-    records: list[dict[str, Any]] = []
-    for better, worse in told:
-        record: dict[str, Any] = {"better": better, "worse": worse, "verdict": "not run"}
-        pair = known.get(frozenset((better, worse)))
-        if pair is not None:
-            sign = 1 if pair.names == (better, worse) else -1
-            record |= dict(zip(("UA_better", "UA_worse"), pair.values[::sign], strict=True))
-            if (found := pair.bootstrap) is not None and found.low is not None and found.high is not None:
-                low, high = sorted((sign * found.low, sign * found.high))
-                record |= {"difference": sign * found.value, "low": low, "high": high, "p": found.p}
-            record["verdict"] = "undecided"
-        records.append(record)
-    tested = [record for record in records if record.get("p") is not None]
-    for record, p in zip(tested, significance.holm([record["p"] for record in tested]), strict=True):
-        record["holm"] = p
-        if p <= 0.05:
-            record["verdict"] = "supported" if record["difference"] > 0 else "contradicted"
+def claims(told: Sequence[tuple[str, str]], pairs: Sequence[significance.Comparison]) -> Table:
+    """What becomes of the plan's claims."""
+    records = []
+    for claim in significance.judge(told, pairs):
+        record: dict[str, Any] = {"better": claim.names[0], "worse": claim.names[1], "verdict": claim.verdict}
+        if claim.values is not None:
+            record |= {"UA_better": claim.values[0], "UA_worse": claim.values[1]}
+        records.append(record | (asdict(claim.result) if claim.result is not None else {}))
     return Table("claims", CAPTIONS["claims"], records, {
         "claim": "{better} > {worse}", "UA": "{UA_better:.3f}", "UA of the other": "{UA_worse:.3f}",
-        "difference": "{difference:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.4f}",
+        "difference": "{value:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.4f}",
         "p, Holm": "{holm:.4f}", "verdict": "{verdict}"})
 
 
@@ -181,7 +170,8 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     title, names = "Who beats whom", list(scores)
     count = len(names) * (len(names) - 1) // 2
     if not count:
-        return Section(title, [f"Only {names[0]} has a complete run: there is nothing to compare."])
+        text = f"Only {names[0]} has a complete run: there is nothing to compare."
+        return Section(title, [text], [claims(results.claims, [])] if results.claims else [])
     resamples = max(4999, 200 * count - 1)  # so that p times the pairs can fall to 0.005
     trained = [len(fold["train"]) for fold in results.about["folds"] if fold.get("train")]
     ratio = sum(1 / number for number in trained) / len(trained) if trained else None
@@ -212,8 +202,7 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
         text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
     picture = Picture("who_beats_whom", CAPTIONS["who_beats_whom"], f"Matrix of {len(names)} systems. {text}",
                       figures.comparison_figure(names, difference, p))
-    told = results.about.get("claims") or []
-    return Section(title, [text], [*([claims(told, pairs)] if told else []), picture, table])
+    return Section(title, [text], [*([claims(results.claims, pairs)] if results.claims else []), picture, table])
 
 
 def confusions(scores: Mapping[str, Scores]) -> Section:

@@ -288,7 +288,7 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     checkpointer = AtomicCheckpointer(folder / "save", {
         "head": head, "counter": hparams["epoch_counter"], "annealing": hparams["lr_annealing"], "curve": curve})
     brain = SERBrain({"head": head}, hparams["opt_class"], hparams, exp.run_opts, checkpointer)
-    items = protocol.represented(parts, stored, values, brain.device, not brain.noprogressbar)
+    items = protocol.represented(parts, stored, values, brain.device, progress=not brain.noprogressbar)
     brain.store, brain.curve = stored, curve
     brain.batches = batches.SortaGradSampler([row.duration for row in parts["train"]], values["batch_size"],
                                              values["seed"], buckets=True)

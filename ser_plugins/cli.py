@@ -1,8 +1,8 @@
 """The command ``ser``: lists, describes and checks plugins, prepares corpora, recognises emotions and transcribes.
 
-Exit codes: 0, done; 1, done except for files that are named on standard error; 2, a mistake in what was asked, told
-in one line. ``ser list`` imports no plugin, and neither torch nor SpeechBrain: they are imported where a command
-needs them.
+Exit codes: 0, done; 1, done except for files that are named on standard error, or nobody reads the output any more;
+2, a mistake in what was asked, told in one line. ``ser list`` imports no plugin, and neither torch nor SpeechBrain:
+they are imported where a command needs them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:  # help ends by SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has enough, as `ser … | head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise OptionError(unknown_name("command", arguments[0], COMMANDS, "commands"))
@@ -53,12 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.options = parse_options(rest)
         elif rest:
             raise OptionError(f"'ser {options.command}' takes no argument '{rest[0]}'; see ser {options.command} -h")
-        code = COMMANDS[options.command](options)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever read the output has enough, as `ser … | head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
-        return 1
+        return COMMANDS[options.command](options)
     except SerError as error:
         print(f"ser: error: {error}", file=sys.stderr)
         return 2
@@ -112,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN_FOLDER", help="folder of a training run that has ended")
     export.add_argument("out", metavar="OUT", help="the folder to write")
     export.add_argument("--without_encoder", action="store_true",
-                        help="a small folder, for readers who have the encoder's plugin and its weights installed")
+                        help="a small folder, for readers who have the encoder installed; only of encoders that "
+                             "bring their weights along, as deepspeech2 does")
     export.add_argument("--onnx", action="store_true", help="with model.onnx, for onnxruntime (extra [onnx])")
     push = command("push", "upload an exported folder to the Hugging Face Hub")
     push.add_argument("folder", metavar="OUT", help="a folder that ser export wrote")
@@ -334,7 +340,7 @@ def export_run(options: argparse.Namespace) -> int:
     """``ser export RUN_FOLDER OUT``: writes a complete model folder, prints where it lies."""
     from ser_plugins.export import export_model
 
-    print(export_model(options.run, options.out, options.onnx, not options.without_encoder))
+    print(export_model(options.run, options.out, options.onnx, with_encoder=not options.without_encoder))
     return 0
 
 

@@ -42,8 +42,8 @@ INTRODUCTION = f"""# How was it said?
 Record or upload up to {MAX_SECONDS:g} seconds of speech in WAV, FLAC, OGG, MP3 or AIFF. The file is removed before the
 answer is shown, and nothing is sent elsewhere. The emotion is a model's guess from the sound: decide nothing about
 people by it."""
-SHIPPED = """This is the model for first trials, which comes with `ser_plugins`: its emotions are those of ten German
-actors, its transcripts those of a small English recogniser. `ser demo --model RUN_FOLDER` shows yours."""
+FIRST_TRIALS = """This is the model for first trials, which comes with `ser_plugins`: its emotions are those of eight
+German actors, its transcripts those of a small English recogniser. `ser demo --model RUN_FOLDER` shows yours."""
 
 
 def listener(model: str | Path | None, device: str = "cpu") -> Listener:
@@ -313,7 +313,7 @@ def serve(model: str | Path | None, host: str = "127.0.0.1", port: int = 7860, d
         address = bound.getsockname()
         shown = f"[{address[0]}]" if bound.family == socket.AF_INET6 else address[0]
         names = {f"{host}:{address[1]}", f"{shown}:{address[1]}"} | ({name} if name else set())
-        app = build(listener(model, device), folder, "" if model else SHIPPED, names)
+        app = build(listener(model, device), folder, FIRST_TRIALS if model is None else "", names)
         print(f"open http://{shown}:{address[1]} in a browser; Ctrl-C ends it", flush=True)
         if host not in ("127.0.0.1", "::1", "localhost"):
             print("Whoever reaches this address may use it. Browsers give the microphone to pages by HTTPS only: put "

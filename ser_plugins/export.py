@@ -31,7 +31,8 @@ OF_THIS_MACHINE = frozenset({"data_folder", "test_data_folder", "output_root", "
                              "num_workers", "overwrite", "regimes"})  # keys that say nothing of the model
 
 
-def export_model(run: str | Path, out: str | Path, onnx: bool = False, encoder: bool = True) -> Path:
+def export_model(run: str | Path, out: str | Path, onnx: bool = False, *, with_encoder: bool = True
+                 ) -> Path:
     """Writes a run's system as a complete model folder, and reads it back.
 
     Arguments
@@ -42,7 +43,7 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False, encoder: 
         A folder that does not exist, or is empty.
     onnx : bool
         With ``model.onnx``, which onnxruntime runs without this package (`ser_plugins.onnx_export`).
-    encoder : bool
+    with_encoder : bool
         With the encoder's files. Without them the folder is small, and names the plugin whose own weights it needs;
         its fingerprint tells whether those that a reader has installed are the same.
 
@@ -56,20 +57,22 @@ def export_model(run: str | Path, out: str | Path, onnx: bool = False, encoder: 
     DataError
         The run has not ended, its parts are not what they were when it was trained, or the disk refuses.
     OptionError
-        ``out`` holds files already; the system cannot be had as ONNX, and why; or the encoder to be left out is a
-        folder of this machine.
+        ``out`` holds files already; the system cannot be had as ONNX, and why; or the encoder cannot be
+        left out.
     """
     run, out = Path(run), Path(out).absolute()
     for name in ("metrics.json", "predictions.csv", "hyperparams.yaml"):
         if not (run / name).is_file():
             raise DataError(f"{run} holds no {name}: ser export takes the folder of a run of train_ser.py that has "
                             "ended")
+    if onnx and not with_encoder:
+        raise OptionError("a graph holds the encoder: model.onnx and a folder without the encoder go not together")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists already; name another folder, or remove it")
     model = load_model(run)
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write(draft, model, run, onnx, encoder)
+        _write(draft, model, run, onnx, with_encoder)
         load_model(draft)  # it is what it claims to be
         if out.exists():  # empty, and kept: it may be the current folder
             for path in sorted(draft.iterdir()):
@@ -101,11 +104,12 @@ def push_model(folder: str | Path, repository: str, private: bool = False) -> st
     return hub.upload(model.folder, repository, private)  # what was checked: it may lie in folder/model
 
 
-def _write(folder: Path, model: Model, run: Path, onnx: bool, encoder: bool) -> None:
+def _write(folder: Path, model: Model, run: Path, onnx: bool, with_encoder: bool) -> None:
     folder.mkdir(parents=True)
-    name = _write_encoder(folder / WITHIN, model, encoder)
-    origin = {group: registry.distribution(registry.find(group, model.content[key]))
-              for group, key in (("features", "features"), ("heads", "head"))}
+    name = _write_encoder(folder / WITHIN, model, with_encoder)
+    origin = {group: registry.distribution(registry.find(group, plugin))
+              for group, key in (("features", "features"), ("heads", "head"), ("encoders", "encoder"))
+              if (plugin := str(model.content[key]).removeprefix(UNTRAINED)) in registry.installed(group)}
     content = {"format": FORMAT, "written_by": f"ser_plugins {__version__}", "plugins": origin,
                **model.content, "encoder": name}
     models.write(folder, content, model.head)
@@ -119,18 +123,19 @@ def _write(folder: Path, model: Model, run: Path, onnx: bool, encoder: bool) -> 
     write_checksums(folder)
 
 
-def _write_encoder(folder: Path, model: Model, copied: bool) -> str:
+def _write_encoder(folder: Path, model: Model, with_encoder: bool) -> str:
     """Copies the encoder's files, where it has any and they are wanted; returns its name for model.json."""
     source = str(model.content["encoder"])
     prefix = UNTRAINED if source.startswith(UNTRAINED) else ""
     plugin, found = models.encoder_plugin(source.removeprefix(prefix))
+    if found and not with_encoder:
+        raise OptionError(f"encoder '{source}' cannot be left out: its weights are none that {plugin.__name__} brings "
+                          "along, and readers of the folder would lack them")
     if isinstance(found, str) or (found and not plugin.safe_folder):
         raise OptionError(f"encoder '{source}' is read by {plugin.__name__}, which does not declare that it reads a "
                           "stranger's folder safely (safe_folder): a folder with it could not be shared safely; share "
                           "the run's settings and name the encoder")
-    if found and not copied:
-        raise OptionError(f"encoder '{source}' is a folder of this machine, which nobody else has: export it, too")
-    found = found or (plugin.shipped if plugin.safe_folder and copied else None)
+    found = found or (plugin.shipped if plugin.safe_folder and with_encoder else None)
     if found is None:  # the plugin has its weights from elsewhere; the fingerprint tells whether they are the same
         return source
     folder.mkdir()

@@ -204,7 +204,7 @@ class EmotionRecognizer(SpeechRecognizer):
         source : str | Path, optional
             The folder of a run of train_ser.py, its ``model`` folder, a folder that ``ser export`` wrote, or
             ``owner/name`` on the hub. No code of it is run (docs/model_folders.md). None is the model that ships with
-            the package, for first trials: it heard ten German actors.
+            the package, for first trials: it heard eight German actors.
         run_opts : Mapping[str, Any], optional
             ``device`` and SpeechBrain's other run options.
         beam_size, lm, lm_weight, word_bonus

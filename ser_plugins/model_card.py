@@ -30,7 +30,7 @@ TERMS = {
 }
 
 
-def write_card(path: Path, model: Model, run: Path, onnx: bool, encoder: bool) -> None:
+def write_card(path: Path, model: Model, run: Path, onnx: bool, with_encoder: bool) -> None:
     """Writes ``README.md``.
 
     Arguments
@@ -43,7 +43,7 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool, encoder: bool) -
         The folder of the run that trained it.
     onnx : bool
         Whether ``model.onnx`` lies beside it.
-    encoder : bool
+    with_encoder : bool
         Whether ``encoder/`` does.
 
     Raises
@@ -52,7 +52,7 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool, encoder: bool) -
         The run's results lack what a card needs.
     """
     try:
-        values = _values(model, run, onnx, encoder)
+        values = _values(model, run, onnx, with_encoder)
     except (KeyError, TypeError) as error:
         raise DataError(f"{run / 'metrics.json'} lacks {error}, which the model card tells; the run is of an earlier "
                         "version: train it again") from error
@@ -61,7 +61,7 @@ def write_card(path: Path, model: Model, run: Path, onnx: bool, encoder: bool) -
     write_atomically(path, lambda file: file.write(text.rstrip() + "\n"))
 
 
-def _values(model: Model, run: Path, onnx: bool, within: bool) -> dict[str, Any]:
+def _values(model: Model, run: Path, onnx: bool, with_encoder: bool) -> dict[str, Any]:
     try:
         result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -88,8 +88,9 @@ def _values(model: Model, run: Path, onnx: bool, within: bool) -> dict[str, Any]
         "classes": [(label, "none" if result["recall"][label] is None else f"{result['recall'][label]:.3f}",
                      protocol["counts"]["test"].get(label, 0)) for label in model.labels],
         "tables": [(title, _by_group(said, groups)) for title, groups in grouped],
-        "within": within, "encoder_package": _encoder_package(content["encoder"]),
-        "licences": _licences(model, corpus, tested, within),
+        "with_encoder": with_encoder, "untrained": content["encoder"].startswith(UNTRAINED),
+        "encoder_package": _encoder_package(content["encoder"]),
+        "licences": _licences(model, corpus, tested, with_encoder),
     }
 
 
@@ -128,13 +129,14 @@ def _named(speakers: str | Sequence[str]) -> str:
     return f"{len(names)} speaker{'s' * (len(names) != 1)} ({', '.join(names)})"
 
 
-def _licences(model: Model, corpus: str, tested: str | None, within: bool) -> list[str]:
+def _licences(model: Model, corpus: str, tested: str | None, with_encoder: bool) -> list[str]:
     notes = ["Code: `ser_plugins`, Apache-2.0."]
     for name in dict.fromkeys(filter(None, (corpus, tested))):
         notes.append(TERMS.get(name, f"Corpus: `{name}`; whoever publishes this model states its terms here."))
-    readme = "`encoder/README.md`" if within else "the `README.md` of its weights in that package"
-    notes.append(f"Encoder: its licence is told in {readme}." if _has_readme(model) else
-                 "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
+    readme = "`encoder/README.md`" if with_encoder else "the `README.md` of its weights in that package"
+    if not model.content["encoder"].startswith(UNTRAINED):
+        notes.append(f"Encoder: its licence is told in {readme}." if _has_readme(model) else
+                     "Encoder: whoever publishes this model states here what it was trained on, and its licence.")
     if model.needs.features and model.extractor.licence:
         notes.append(f"Features: {model.extractor.licence}")
     return notes

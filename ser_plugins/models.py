@@ -157,7 +157,9 @@ def find(source: str | Path | None) -> tuple[Path, Path | None]:
     DataError
         There is no model.
     """
-    folder, home = Path(source or SHIPPED), None
+    if source == "":
+        raise DataError("a model with an empty name: is a variable of your shell not set?")
+    folder, home = SHIPPED if source is None else Path(source), None
     if not folder.exists() and hub.is_repository(str(source)):
         folder, home = hub.download(str(source))
     elif not folder.is_dir():

@@ -34,7 +34,7 @@ FORMATS = ("table", "json", "csv", *FILES)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``ser predict``."""
     parser.add_argument("--model", metavar="MODEL", help="a run's folder, or a model folder (default: the one shipped, "
-                                                         "to try with: it heard ten German actors)")
+                                                         "to try with: it heard eight German actors)")
     parser.add_argument("--format", default="json", metavar="FORMAT",
                         help=f"{', '.join(FORMATS)} (default: json, a line for each file)")
     parser.add_argument("--out", metavar="DIR", help=f"where the files of {', '.join(FILES)} go; without it, on the "
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace, decoding: dict[str, Any]) -> int:
         windows.check(options.window, step)
     check_device(options.device)
     if options.model is None:
-        print("ser: without --model, emotions are those of the model for first trials, which heard ten German actors",
+        print("ser: without --model, emotions are those of the model for first trials, which heard eight German actors",
               file=sys.stderr)
     recognizer = EmotionRecognizer.from_hparams(source=options.model, run_opts={"device": options.device}, **decoding)
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ser_plugins import metrics, predictions
-from ser_plugins.errors import DataError, unknown_name
+from ser_plugins import metrics, predictions, significance
+from ser_plugins.errors import DataError, OptionError, unknown_name
 from ser_plugins.predictions import Predictions
 
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
@@ -83,6 +83,8 @@ class Results:
         Every one that the plan has; one that ``results.json`` does not list is missing.
     outcome : Mapping[tuple[str, int, str, str], Predictions]
         System, seed, fold (its test speaker) and part → what was predicted.
+    claims : Sequence[tuple[str, str]]
+        Of the plan: which system is said to be better than which.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Results:
     systems: Mapping[str, System]
     units: Sequence[Unit]
     outcome: Mapping[tuple[str, int, str, str], Predictions]
+    claims: Sequence[tuple[str, str]]
 
     @classmethod
     def load(cls, folder: str | Path) -> Results:
@@ -106,7 +109,11 @@ class Results:
         systems = {name: _record(System, entry, f"{where}, system {name}") for name, entry in about["systems"].items()}
         units = _units(about, systems, where)
         outcome = _read_predictions(folder / "predictions.csv.gz", about, {(u.system, u.seed, u.test) for u in units})
-        result = cls(folder, about, systems, units, outcome)
+        try:
+            claims = significance.read_claims(about.get("claims", []))
+        except OptionError as error:
+            raise DataError(f"{where}: {error}") from error
+        result = cls(folder, about, systems, units, outcome, claims)
         result._check_finished()
         return result
 

@@ -136,7 +136,7 @@ class Store:
         unique = {one.key: one for one in items}
         return [one for one in unique.values() if any(f"{one.key}.npy" not in names for names in present)]
 
-    def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0,
+    def compute(self, items: Sequence[Item], device: torch.device | str = "cpu", workers: int = 0, *,
                 progress: bool = True) -> int:
         """Computes and stores what is missing, by default with a progress bar; what is stored stays after a break.
 

@@ -148,7 +148,8 @@ def test_an_exported_folder_loads_on_a_gpu(exported):
 def test_the_shipped_encoder_travels_with_its_licence(tmp_path, encoder):
     out = export_model(make_run(tmp_path / "run", encoder), tmp_path / "out")
     assert "CC BY 4.0" in (out / "encoder" / "README.md").read_text()
-    assert "`encoder/README.md`" in (out / "README.md").read_text()
+    told = "its licence is told in `encoder/README.md`" in (out / "README.md").read_text()
+    assert told is (encoder == "deepspeech2")  # random weights have none
     assert json.loads((out / "model.json").read_text())["encoder"] == encoder.replace("deepspeech2", "encoder")
     assert torch.equal(classify(out), classify(tmp_path / "run"))
 
@@ -159,11 +160,27 @@ def test_an_installed_encoder_may_stay_where_it_is(tmp_path, encoder_folder):
     assert not (tmp_path / "out" / "encoder").exists()
     assert torch.equal(classify(tmp_path / "out"), classify(run))
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "weights are not in this folder" in card
+    assert "recogniser is not in this folder" in card
     assert "encoder/README.md" not in card
-    with pytest.raises(OptionError, match="is a folder of this machine, which nobody else has"):
-        export_model(make_run(tmp_path / "own", encoder_folder), tmp_path / "none", encoder=False)
-    assert not (tmp_path / "none").exists()
+    own = make_run(tmp_path / "own", encoder_folder)
+    for source, onnx, told in ((own, False, "cannot be left out: its weights are none that DeepSpeech2 brings along"),
+                               (run, True, r"model\.onnx and a folder without the encoder go not together")):
+        with pytest.raises(OptionError, match=told):
+            export_model(source, tmp_path / "none", onnx, with_encoder=False)
+        assert not (tmp_path / "none").exists()
+
+
+def test_random_weights_are_told_as_such(tmp_path):
+    run = make_run(tmp_path / "run", "untrained:deepspeech2")
+    for number, with_encoder in enumerate((True, False)):
+        card = (export_model(run, tmp_path / str(number), with_encoder=with_encoder) / "README.md").read_text()
+        assert "random weights" in card
+        assert "Encoder: its licence" not in card
+
+
+def test_an_empty_name_is_no_model():
+    with pytest.raises(DataError, match="a model with an empty name"):
+        models.load_model("")
 
 
 def test_the_model_that_ships_is_small_and_loads():

@@ -84,6 +84,12 @@ def files(tmp_path):
 # What is stored
 
 
+def test_the_progress_bar_can_be_left_out(tmp_path, rows, capsys):
+    for name, progress in (("quiet", False), ("told", True)):
+        made(tmp_path / name).compute(items_of(rows[:2]), progress=progress)
+        assert ("representations" in capsys.readouterr().err) is progress
+
+
 @pytest.mark.parametrize("needs", NEEDS)
 @pytest.mark.parametrize("variant", [Variant(), Variant(gain_db=-3.0)], ids=["undisturbed", "quieter"])
 @pytest.mark.parametrize("workers", [0, 2])
