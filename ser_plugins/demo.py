@@ -43,7 +43,8 @@ Record or upload up to {MAX_SECONDS:g} seconds of speech in WAV, FLAC, OGG, MP3 
 answer is shown, and nothing is sent elsewhere. The emotion is a model's guess from the sound: decide nothing about
 people by it."""
 FIRST_TRIALS = """This is the model for first trials, which comes with `ser_plugins`: its emotions are those of eight
-German actors, its transcripts those of a small English recogniser. `ser demo --model RUN_FOLDER` shows yours."""
+German actors, its transcripts those of a small English recogniser, and voices of machines, as in the examples, are
+strange to it. `ser demo --model RUN_FOLDER` shows yours."""
 
 
 def listener(model: str | Path | None, device: str = "cpu") -> Listener:
