@@ -309,19 +309,28 @@ def main(argv: Sequence[str]) -> None:
     todo = [unit for unit in units if not unit.finished]
     print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {values['runs']} seeds: {len(units)} "
           f"runs, of which {len(units) - len(todo)} are finished", flush=True)
-    errors = {}
+    errors: dict[runs.Unit, str] = {}
+
+    def write() -> None:
+        collect(root, exp, systems, units, errors, rows, test_rows, chosen, claims)
+        print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
+              f"tables and figures: python recipes/report.py {root}")
+
     if todo:
         precompute(systems, rows, test_rows, values["num_workers"], progress=not exp.run_opts.noprogressbar)
         print(f"{len(todo)} runs, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
-        with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05, disable=exp.run_opts.noprogressbar) as bar:
-            for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
-                bar.set_postfix_str(f"{unit.system} {unit.test}")
-                bar.update()
-                if error is not None:
-                    errors[unit] = error
-    collect(root, exp, systems, units, errors, rows, test_rows, chosen, claims)
-    print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
-          f"tables and figures: python recipes/report.py {root}")
+        try:
+            with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05,
+                      disable=exp.run_opts.noprogressbar) as bar:
+                for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
+                    bar.set_postfix_str(f"{unit.system} {unit.test}")
+                    bar.update()
+                    if error is not None:
+                        errors[unit] = error
+        except KeyboardInterrupt:
+            write()  # what there is; the report tells what is missing
+            raise
+    write()
     for unit, error in errors.items():
         print(f"\nFAILED {unit.system}, test {unit.test}, seed {unit.seed}: {error}", file=sys.stderr)
     if errors:

@@ -18,6 +18,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ser_plugins import folds, runs
 from ser_plugins.errors import OptionError, PluginError
+from ser_plugins.results import Results
 
 ROOT = Path(__file__).parents[1]
 HPARAMS = ROOT / "hparams"
@@ -102,6 +103,22 @@ def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, c
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)
     assert "18 runs, of which 18 are finished" in capsys.readouterr().out
     assert {name: (results / name).read_bytes() for name in before} == before
+
+
+def test_an_interruption_leaves_the_results_of_what_has_ended(recipe, plan, tmp_path, monkeypatch):
+    real = runs.run_all
+
+    def interrupted(units, *how):
+        yield from real(units[:3], *how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems",
+               "most-frequent,random", "--runs", "1")
+    found = Results.load(tmp_path)
+    assert [unit.state for unit in found.units] == ["finished"] * 3 + ["missing"]
+    assert [len(found.runs(system)) for system in found.systems] == [1, 0]
 
 
 def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan, results, capsys):
