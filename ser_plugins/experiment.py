@@ -222,7 +222,7 @@ def check_values(values: Mapping[str, Any], rules: Rules) -> None:
     Raises
     ------
     OptionError
-        The key, its value and what it must be; or that the YAML has no such key.
+        The key, its value and what it must be.
 
     Example
     -------
@@ -232,8 +232,6 @@ def check_values(values: Mapping[str, Any], rules: Rules) -> None:
     ser_plugins.errors.OptionError: --lr -1.0: it must be above 0
     """
     for key, (holds, expected) in rules.items():
-        if key not in values:
-            raise OptionError(f"the YAML has no key '{key}'; it must be {expected}")
         value = values[key]
         if (isinstance(value, int | float) and not math.isfinite(value)) or not holds(value):
             raise OptionError(f"--{key} {value}: it must be {expected}")
