@@ -6,7 +6,8 @@
 Each is ``train_asr.py hparams/asr_small.yaml`` on train-clean-5 in a one-cycle of ``--epochs``, first without speeds,
 dropout and SpecAugment, then with one change; from random weights for the shape of the network and its optimiser, and
 from a trained encoder for what disturbs the speech, which helps only where a network begins to know its data by heart.
-A trial that was ended goes on, and its minutes are those of the call that ends it. CER is that of the two validation speakers; the test set decides nothing here.
+A trial that was ended goes on, and its minutes are those of the call that ends it. CER is that of the two validation
+speakers; the test set decides nothing here.
 """
 
 from __future__ import annotations
