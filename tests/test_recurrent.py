@@ -78,10 +78,10 @@ def test_outputs_and_gradients_are_those_of_a_packed_bidirectional_network(cell,
             torch.testing.assert_close(getattr(direction, own).grad, getattr(twin, their).grad, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("units", [1, 7, 96])
-@pytest.mark.parametrize("lengths", [[1], [30, 12, 30, 1, 7], [0, 5, 0]])
+@pytest.mark.parametrize("units", [1, 7, 96, 320])
+@pytest.mark.parametrize("lengths", [[1], [30, 12, 30, 1, 7], [0, 5, 0], [3] * 40])
 def test_the_cpus_own_layer_is_pytorchs(units, lengths):
-    """In float64, which PyTorch's layer computes; for sizes that fill vectors and that do not."""
+    """In float64, which PyTorch computes; sizes that fill vectors and that do not, products in parts and whole."""
     torch.manual_seed(0)
     layer, data = BiRNNLayer(27, units), 3 * batch(lengths, dim=27, padding=2).data
     results = []
