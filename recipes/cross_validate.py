@@ -20,16 +20,17 @@ if __name__ == "__main__":
 
 import csv
 import gzip
+import hashlib
 import io
 import json
-import platform
 import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -46,6 +47,7 @@ from ser_plugins.files import write_atomically
 from ser_plugins.models import UNTRAINED
 
 HERE = Path(__file__).parent
+_NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
 RULES: experiment.Rules = {
@@ -58,10 +60,14 @@ RULES: experiment.Rules = {
 
 @dataclass(frozen=True)
 class Planned:
-    """A system of the plan: the file of its recipe, the command line but for fold and seed, and what is built of it."""
+    """A system of the plan: the file of its recipe, the command line but for fold and seed, and what is built of it.
+
+    ``options`` are those that its entry of the plan gives it alone.
+    """
 
     recipe: str
     words: tuple[str, ...]
+    options: Mapping[str, Any]
     exp: experiment.Experiment
     system: protocol.System
 
@@ -79,7 +85,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     for entry in values["plan"]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
-        layers = len(protocol.encoder_of(entry.get("encoder", values["encoder"])).layer_dims) if "layer" in entry else 0
+        encoder = entry.get("encoder", values["options"].get("encoder", values["encoder"]))
+        layers = len(protocol.encoder_of(encoder).layer_dims) if "layer" in entry else 0
         for options in plan.sweep(entry, layers):
             one = _planned(exp, options)
             if one.system.name in found:
@@ -104,17 +111,25 @@ def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> d
     return {name: one for name, one in found.items() if name in wanted}
 
 
-def claims_of(found: Mapping[str, Planned], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The plan's claims; those about systems that it does not have, as of a layer too many, are told and left out.
+def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[tuple[str, str]]:
+    """The plan's claims; those about a layer or size that it does not have are told and left out.
+
+    So are the file's claims about systems of which the command line's ``plan`` has none.
 
     Raises
     ------
     OptionError
-        They are no pairs of systems.
+        They are no pairs of systems, or name one whose like the plan does not have.
     """
-    claims = significance.read_claims(values.get("claims") or [])
+    claims = significance.read_claims(exp.values.get("claims") or [])
+    kinds = {_NUMBER.sub("", name) for name in found}
     for better, worse in claims:
-        if lacking := [name for name in (better, worse) if name not in found]:
+        lacking = [name for name in (better, worse) if name not in found]
+        for name in lacking:
+            if _NUMBER.sub("", name) not in kinds and not ("plan" in exp.given and "claims" not in exp.given):
+                raise OptionError(f"claim [{better}, {worse}]: "
+                                  + unknown_name("system", name, found, "systems of the plan"))
+        if lacking:
             print(f"claim left out: {better} is better than {worse}; the plan has no {' and no '.join(lacking)}")
     return [claim for claim in claims if set(claim) <= found.keys()]
 
@@ -128,23 +143,24 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
             raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
     shared = {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
-    options = of_all | shared | options
+    complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
              for key in sorted(exp.run_opts.overridden_args)]  # SpeechBrain's
-    told = [word for key, value in options.items() for word in (f"--{key}", json.dumps(value))]
+    told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
     words = (str(file), *told, *given, "--noprogressbar")
     module = runs.load_recipe(HERE / recipe)
     one = module.load(words)
     system = module.build(one)
     name = system.name if suffix is None else f"{system.name}-{suffix}"
-    return Planned(str(HERE / recipe), words, one, replace(system, name=name))
+    told_apart = options if suffix is None else {**options, "suffix": suffix}
+    return Planned(str(HERE / recipe), words, told_apart, one, replace(system, name=name))
 
 
 def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
     """The folds that the plan names."""
     every = protocol.all_folds(rows, {**values, "test_speaker": None})
     wanted = plan.names(values["folds"])
-    return [folds.find(every, name) for name in wanted] or every
+    return [folds.find(every, name) for name in dict.fromkeys(wanted)] or every
 
 
 def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold], number: int,
@@ -209,14 +225,14 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
     """Writes ``results.json`` and ``predictions.csv.gz``."""
     rows = test_rows or corpus_rows
     table, about = [], []
-    stamps: dict[str, dict[str, Any]] = {}
+    stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
     for unit in units:
         entry: dict[str, Any] = {"system": unit.system, "test": unit.test, "seed": unit.seed, "error": errors.get(unit),
                                  "state": "failed" if unit in errors else "missing", "seconds": None}
         keys = ("epochs", "tested_epoch", "curve")
         if unit.finished:
             metrics = _json(unit, "metrics.json")
-            stamps.setdefault(unit.system, metrics["protocol"])
+            stamps[unit.system].append(metrics["protocol"])
             entry |= {key: metrics.get(key) for key in keys}
             entry |= {"state": "finished", "seconds": _json(unit, "seconds.json")}
             for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
@@ -229,23 +245,26 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
     for speaker, known in speakers.items():
         counted = Counter(row.emotion for row in rows if row.speaker == speaker)
         known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
+    every = [stamp for of_system in stamps.values() for stamp in of_system]
+    header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *table])
+    packed = gzip.compress(buffer.getvalue().encode(), mtime=0)  # the same bytes for the same predictions
     content = {
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
-        "machine": f"{platform.platform()}, Python {platform.python_version()}", "definitions": protocol.DEFINITIONS,
+        "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
+        "definitions": protocol.DEFINITIONS, "predictions": hashlib.sha256(packed).hexdigest(),
         "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
-        | {"versions": ", ".join(sorted({f"{package} {number}" for stamp in stamps.values()
-                                         for package, number in stamp["versions"].items()}))},
+        | {"versions": _together(f"{package} {number}" for stamp in every
+                                 for package, number in stamp["versions"].items())},
         "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
+        "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
         "runs": sorted({unit.seed for unit in units}),
-        "systems": {name: _described(one, stamps.get(name, {})) for name, one in systems.items()}, "units": about}
-    header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *table])
-    packed = gzip.compress(buffer.getvalue().encode(), mtime=0)  # the same bytes for the same predictions
+        "systems": {name: _described(one, stamps[name]) for name, one in systems.items()}, "units": about}
     write_atomically(root / "predictions.csv.gz", lambda file: file.write(packed), binary=True)
     write_atomically(root / "results.json", lambda file: json.dump(content, file, indent=1))
 
@@ -266,25 +285,51 @@ def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], c
             "both": len(set().union(*(trained & tested for trained, tested in parts)))}
 
 
+def _together(texts: Iterable[str]) -> str:
+    return ", ".join(sorted(set(texts)))
+
+
 def _lines(path: Path) -> list[list[str]]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.reader(file))[1:]
 
 
-def _described(one: Planned, stamp: Mapping[str, Any]) -> dict[str, Any]:
-    """What results.json says of a system."""
+def _described(one: Planned, stamps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What results.json says of a system, of whose units the stamps are."""
     values, system = one.exp.values, one.system
     encoder = system.encoder if system.needs.encoder else None
     command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
                           *one.words[1:]])
     untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
-    tuned = values.get("finetune_layers")
-    settings = {**system.options, **({"finetune_layers": tuned} if tuned else {}),
-                **({"untrained_encoder": True} if untrained else {})}
+    own = {key: value for key, value in one.options.items() if not (untrained and key == "encoder")}
+    settings = {**system.options, **own, **({"untrained_encoder": True} if untrained else {})}
     return {"head": values.get("head"), "layer": system.options.get("layer"),
             "settings": settings,
             "encoder": None if encoder is None else encoder.fingerprint, "deterministic": system.deterministic,
-            "trainable_parameters": stamp.get("trainable_parameters"), "command": command}
+            "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
+
+
+def refuse_other_results(root: Path, exp: experiment.Experiment) -> None:
+    """Refuses to replace results of other corpora or labels.
+
+    Raises
+    ------
+    OptionError
+        The folder has some; what differs.
+    """
+    path = root / "results.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        return  # it is written anew
+    if about is None:
+        return
+    options = about.get("protocol", {}).get("corpus_options")
+    then = {**{key: about.get(key) for key in ("corpus", "test_corpus", "labels")}, "corpus_options": options}
+    different = [f"{key} {value} → {exp.values[key]}" for key, value in then.items() if value != exp.values[key]]
+    if different:
+        raise OptionError(f"{path} is of another protocol ({'; '.join(different)}); give another --output_folder, or "
+                          "remove that file")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -296,10 +341,11 @@ def main(argv: Sequence[str]) -> None:
     if plan.names(values["folds"]) and values["test_corpus"] is not None:
         raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
     found = planned(exp)
-    systems, claims = chosen_systems(found, values), claims_of(found, values)
+    systems, claims = chosen_systems(found, values), claims_of(found, exp)
     root = Path(values["output_folder"])
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
         root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
+    refuse_other_results(root, exp)
     manifests = protocol.write_manifests(values, root / "manifests")
     rows, test_rows = protocol.prepared_rows(manifests, values)
     chosen = chosen_folds(rows, values)
@@ -308,31 +354,28 @@ def main(argv: Sequence[str]) -> None:
     units = units_of(systems, [*rows, *test_rows], chosen, values["runs"], root, manifests)
     todo = [unit for unit in units if not unit.finished]
     print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {values['runs']} seeds: {len(units)} "
-          f"runs, of which {len(units) - len(todo)} are finished", flush=True)
+          f"trainings, of which {len(units) - len(todo)} are finished", flush=True)
     errors: dict[runs.Unit, str] = {}
-
-    def write() -> None:
-        collect(root, exp, systems, units, errors, rows, test_rows, chosen, claims)
-        print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
-              f"tables and figures: python recipes/report.py {root}")
-
+    write = partial(collect, root, exp, systems, units, errors, rows, test_rows, chosen, claims)
     if todo:
         precompute(systems, rows, test_rows, values["num_workers"], progress=not exp.run_opts.noprogressbar)
-        print(f"{len(todo)} runs, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
-        try:
-            with tqdm(total=len(todo), desc="runs", unit="run", smoothing=0.05,
-                      disable=exp.run_opts.noprogressbar) as bar:
-                for unit, error in runs.run_all(todo, values["jobs"], values["backend"]):
-                    bar.set_postfix_str(f"{unit.system} {unit.test}")
-                    bar.update()
-                    if error is not None:
-                        errors[unit] = error
-        except KeyboardInterrupt:
-            write()  # what there is; the report tells what is missing
-            raise
-    write()
-    for unit, error in errors.items():
-        print(f"\nFAILED {unit.system}, test {unit.test}, seed {unit.seed}: {error}", file=sys.stderr)
+        write()  # if this is killed, the results are not those of an earlier plan
+        print(f"{len(todo)} trainings, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
+    bar = tqdm(total=len(todo), desc="trainings", unit="training", smoothing=0.05,
+               disable=exp.run_opts.noprogressbar or not todo)
+    try:
+        with bar:
+            for unit, error in runs.run_all(todo, values["jobs"], values["backend"]) if todo else ():
+                bar.set_postfix_str(f"{unit.system} {unit.test}")
+                bar.update()
+                if error is not None:
+                    errors[unit] = error
+    finally:  # what there is, however it ended; the report tells what is missing
+        write()
+        print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
+              f"tables and figures: python recipes/report.py {root}")
+        for unit, error in errors.items():
+            print(f"\nFAILED {unit.system}, test {unit.test}, seed {unit.seed}: {error}", file=sys.stderr)
     if errors:
         sys.exit(1)
 

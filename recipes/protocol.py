@@ -27,6 +27,8 @@ from ser_plugins.files import write_atomically
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "test_data_folder", "overwrite",
                 "num_workers", "regimes")
 OF_FEATURES, OF_ENCODER = ("features", "pitch", "feature_options"), ("encoder",)  # settings of a part
+VERSION = 1  # of what recipes, heads and `ser_plugins.gru` compute: raise it when a run's numbers change
+DECISIVE = ("ser_plugins", "torch", "speechbrain", "numba", "numpy", "scikit-learn", "librosa", "soxr")
 OF_FINETUNING = ("finetune_layers", "finetune_lr")
 DEFINITIONS = {
     "UA": "unweighted accuracy: mean of the classes' recalls",
@@ -208,7 +210,7 @@ def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[mani
                   for row, key in zip(rows, store.audio_hashes(rows), strict=True))
     return {"recipe": system.recipe} | settings | objects | system.code | {
         "test_speaker": fold.test, "run_options": exp.decisive_options, "data": fingerprint({"rows": data}, {}),
-        "versions": {name: version(name) for name in ("ser_plugins", "torch", "scikit-learn", "numpy")}}
+        "versions": {name: version(name) for name in DECISIVE}, "code": VERSION}
 
 
 def run_key(exp: experiment.Experiment, system: System, rows: Sequence[manifest.Row], fold: folds.Fold) -> str:

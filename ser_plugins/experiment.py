@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log_config", "debug_persistently",
                 "ckpt_interval_minutes", "ckpt_interval_steps", "distributed_backend"}
 RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
-LOCK = ".settings.json.lock"  # of a run's folder; held by the process that trains it
+STAMP = "settings.json"  # of a run's folder
+LOCK = f".{STAMP}.lock"  # held by the process that trains it
 _LOCKED: list[int] = []  # its descriptor
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
@@ -237,6 +238,10 @@ def check_values(values: Mapping[str, Any], rules: Rules) -> None:
             raise OptionError(f"--{key} {value}: it must be {expected}")
 
 
+class RunTaken(OptionError):
+    """Another process trains the run."""
+
+
 def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Makes a run's folder, or takes up the run in it if that has the same settings or has trained nothing yet.
 
@@ -254,11 +259,13 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
     Raises
     ------
     OptionError
-        It holds a run with other settings, which are named; it is not empty, and no run's; or another process is at it.
+        It holds a run with other settings, which are named; or it is not empty, and no run's.
+    RunTaken
+        Another process is at it.
     DataError
         The folder cannot be written to.
     """
-    stamp = folder / "settings.json"
+    stamp = folder / STAMP
     if not stamp.is_file():
         strangers = [path.name for path in (folder.iterdir() if folder.is_dir() else ())
                      if not path.name.startswith(f".{stamp.name}")]  # its lock, and what a killed process left of it
@@ -301,7 +308,7 @@ def _lock(path: Path) -> None:
         fcntl.lockf(_LOCKED[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES) and _LOCKED:
-            raise OptionError(f"another process trains the run in {path.parent}: let it end, or give another "
+            raise RunTaken(f"another process trains the run in {path.parent}: let it end, or give another "
                               "--output_folder") from error
         if not _LOCKED:
             raise DataError(f"{path.parent} cannot be made: {error.strerror}; is the folder writable and the disk not "

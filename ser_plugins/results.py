@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -109,6 +110,7 @@ class Results:
         systems = {name: _record(System, entry, f"{where}, system {name}") for name, entry in about["systems"].items()}
         units = _units(about, systems, where)
         outcome = _read_predictions(folder / "predictions.csv.gz", about, {(u.system, u.seed, u.test) for u in units})
+        _check_together(folder / "predictions.csv.gz", about)
         try:
             claims = significance.read_claims(about.get("claims", []))
         except OptionError as error:
@@ -217,6 +219,13 @@ def _record(kind: type[Record], entry: Any, where: str) -> Record:
         return kind(**{key: value for key, value in entry.items() if key in known})
     except (TypeError, AttributeError) as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _check_together(path: Path, about: Mapping[str, Any]) -> None:
+    """Raises if predictions were not written with results.json, as when a process was killed between the two."""
+    if about.get("predictions") not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+        raise DataError(f"{path} is not the one that results.json was written with: copy both, or call "
+                        "cross_validate.py again")
 
 
 def _units(about: Mapping[str, Any], systems: Mapping[str, System], where: str) -> list[Unit]:

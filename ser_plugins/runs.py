@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ser_plugins import experiment
 from ser_plugins.errors import OptionError, SerError
 from ser_plugins.files import write_atomically
 
-BACKENDS = ("loky", "ray", "dask")
+BACKENDS = ("loky", "ray", "dask", "sequential")
 LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
+POLL = 1.0  # s, between looks at a unit that another process trains
 KILLED = "its process was killed more than once; was the memory full? fewer --jobs need less"
 
 
@@ -86,7 +88,10 @@ def load_recipe(file: str | Path) -> Any:
 
 
 def run(unit: Unit) -> str | None:
-    """Trains and tests one unit in this process; what it prints goes to ``output.txt``. Returns its error, if any."""
+    """Trains and tests one unit in this process; what it prints goes to ``output.txt``. Returns its error, if any.
+
+    A unit that another process trains is waited for: workers may outlive a command that was killed.
+    """
     import torch
     from speechbrain.utils import logger
 
@@ -95,28 +100,40 @@ def run(unit: Unit) -> str | None:
         sys.path.insert(0, unit.recipes)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    started = time.perf_counter()
-    folder = Path(unit.folder)
     once = mock.patch.object(logger, "get_environment_description", _environment)  # SpeechBrain asks pip in every run
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output), once:
         try:
-            recipe = load_recipe(unit.recipe)
-            exp = recipe.load(unit.words)
-            rows, test_rows = recipe.protocol.prepared_rows(unit.manifests, exp.values)
-            (fold,) = [one for one in recipe.protocol.all_folds(rows, exp.values) if one.test == unit.test]
-            system = recipe.build(exp)
-            if recipe.protocol.run_key(exp, system, [*rows, *test_rows], fold) != unit.key:
-                return "corpus, settings or packages are not those of the plan any more; start again"
-            recipe.train(exp, system, rows, test_rows, fold, folder)
+            _train(unit)
         except SerError as error:
             return str(error)
-        except Exception:
+        except (Exception, SystemExit):  # a recipe of another's may call sys.exit
             return output.getvalue()[-2000:] + traceback.format_exc()
         finally:
-            if folder.is_dir():
-                write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
-    write_atomically(folder / "seconds.json", lambda file: json.dump(time.perf_counter() - started, file))
+            folder = Path(unit.folder)
+            if (folder / experiment.STAMP).is_file():  # without it, the folder would be no run's
+                with contextlib.suppress(SerError):  # a full disk has been told
+                    write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
     return None
+
+
+def _train(unit: Unit) -> None:
+    recipe = load_recipe(unit.recipe)
+    exp = recipe.load(unit.words)
+    rows, test_rows = recipe.protocol.prepared_rows(unit.manifests, exp.values)
+    (fold,) = [one for one in recipe.protocol.all_folds(rows, exp.values) if one.test == unit.test]
+    system = recipe.build(exp)
+    if recipe.protocol.run_key(exp, system, [*rows, *test_rows], fold) != unit.key:
+        raise OptionError("corpus, settings or packages are not those of the plan any more; start again")
+    folder = Path(unit.folder)
+    while not unit.finished:
+        started = time.perf_counter()
+        try:
+            recipe.train(exp, system, rows, test_rows, fold, folder)
+        except experiment.RunTaken:
+            time.sleep(POLL)
+        else:
+            write_atomically(folder / "seconds.json", functools.partial(json.dump, time.perf_counter() - started))
+            return
 
 
 @functools.cache
@@ -140,7 +157,8 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
         Runs at a time; on a cluster that runs already, it decides.
     backend : str
         ``"loky"``, processes of this machine; ``"ray"`` or ``"dask"``, the cluster at ``RAY_ADDRESS`` or
-        ``DASK_SCHEDULER_ADDRESS``, or without an address one that is started here.
+        ``DASK_SCHEDULER_ADDRESS``, or without an address one that is started here; ``"sequential"``, this process,
+        one after the other, for a debugger.
 
     Raises
     ------
@@ -148,15 +166,22 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
         The backend's package is not installed.
     """
     try:
-        yield from {"loky": _loky, "ray": _ray, "dask": _dask}[backend](units, jobs)
+        yield from {"loky": _loky, "ray": _ray, "dask": _dask, "sequential": _sequential}[backend](units, jobs)
     except ImportError as error:
         raise OptionError(f"--backend {backend}: {error}; pip install 'ser_plugins[{backend}]'") from error
+
+
+def _sequential(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
+    return map(_named, units)
 
 
 def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    if jobs == 1:  # joblib's one job is this process, which a full memory would end
+        yield from _one_by_one(units)
+        return
     waiting, under_way = list(units), list[Unit]()
 
     def started() -> Iterator[Any]:
@@ -172,13 +197,13 @@ def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]
                     under_way.remove(unit)
                     yield unit, error
             except TerminatedWorkerError:
-                yield from _one_by_one(under_way)
+                yield from _one_by_one(under_way, killed=under_way)
                 under_way.clear()
 
 
-def _one_by_one(units: Sequence[Unit]) -> Iterator[tuple[Unit, str | None]]:
-    """Runs units in one process beside this one, and where that is killed, in another."""
-    waiting = list(units)
+def _one_by_one(units: Sequence[Unit], killed: Iterable[Unit] = ()) -> Iterator[tuple[Unit, str | None]]:
+    """Runs units in one process beside this one, and where that is killed, in another; ``killed`` ones once more."""
+    waiting, suspects = list(units), set(killed)
     while waiting:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             while waiting:
@@ -186,7 +211,11 @@ def _one_by_one(units: Sequence[Unit]) -> Iterator[tuple[Unit, str | None]]:
                 try:
                     yield pool.submit(_named, unit).result()
                 except BrokenProcessPool:
-                    yield unit, KILLED
+                    if unit in suspects:
+                        yield unit, KILLED
+                    else:
+                        suspects.add(unit)
+                        waiting.insert(0, unit)
                     break
 
 

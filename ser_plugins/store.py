@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,13 @@ def _digest(path: str, _modified: int, _size: int) -> str:
 def item(row: Row, audio_hash: str, variant: Variant) -> Item:
     """An utterance in a variant, with its key."""
     text = f"{audio_hash} {variant.tempo} {variant.gain_db} {VERSION}"
+    libraries = [name for name, works in (("librosa", variant.tempo != 1), ("soxr", row.sample_rate != SAMPLE_RATE))
+                 if works]  # tempo, and another rate
+    text += "".join(f" {name} {_version(name)}" for name in libraries)
     return Item(row, variant, hashlib.sha256(text.encode()).hexdigest()[:24])
+
+
+_version = functools.cache(version)
 
 
 class Store:

@@ -16,8 +16,9 @@ import report
 import train_sklearn
 from sklearn.metrics import balanced_accuracy_score
 
-from ser_plugins import folds, runs
-from ser_plugins.errors import OptionError, PluginError
+from ser_plugins import experiment, folds, runs
+from ser_plugins.errors import DataError, OptionError, PluginError
+from ser_plugins.models import load_encoder
 from ser_plugins.results import Results
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def plan(synthetic_corpus, synthetic_folder, tiny_encoder):
     assert synthetic_corpus.is_file()
     return ("--data_folder", str(synthetic_folder), "--corpus_options", "{speakers: 4, sentences: 3}", "--encoder",
             str(tiny_encoder), "--plan", PLAN, "--options", QUICK, "--runs", "2", "--folds", "S01,S03", "--jobs", "1",
-            "--num_workers", "0", "--noprogressbar")
+            "--backend", "sequential", "--num_workers", "0", "--noprogressbar")
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +102,7 @@ def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, c
     before = {name: (results / name).read_bytes() for name in ("results.json", "predictions.csv.gz")}
     monkeypatch.setattr(runs, "run_all", lambda *_: pytest.fail("something is run"))
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)
-    assert "18 runs, of which 18 are finished" in capsys.readouterr().out
+    assert "18 trainings, of which 18 are finished" in capsys.readouterr().out
     assert {name: (results / name).read_bytes() for name in before} == before
 
 
@@ -122,15 +123,16 @@ def test_an_interruption_leaves_the_results_of_what_has_ended(recipe, plan, tmp_
 
 
 def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan, results, capsys):
-    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--systems", "mp-1", "--runs", "1")
-    assert "2 runs, of which 2 are finished" in capsys.readouterr().out
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--systems", "mp-1", "--runs", "1",
+           "--folds", "S01,S01")
+    assert "1 trainings, of which 1 are finished" in capsys.readouterr().out
     before = folders(results)
     other = QUICK.replace("epochs: 2", "epochs: 1")
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--systems", "mp-1,most-frequent",
            "--options", other)
     out = capsys.readouterr().out
-    assert "6 runs, of which 2 are finished" in out
-    assert "4 runs, 1 at a time; how long is not known before a run of mp-1 has ended" in out
+    assert "6 trainings, of which 2 are finished" in out
+    assert "4 trainings, 1 at a time; how long is not known before a run of mp-1 has ended" in out
     assert len(folders(results)) == len(before) + 4
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
 
@@ -142,6 +144,7 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
     (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
     (("--claims", "[mp-3, baseline-96]"), OptionError, "a claim is a pair of systems, .*not 'mp-3'"),
+    (("--claims", "[[mp-3, rnm-2]]"), OptionError, r"claim \[mp-3, rnm-2\]: no system 'rnm-2'; .*did you mean 'rnn-2'"),
     (("--plan", "[{hparams: nothing.yaml}]"), OptionError, "nothing.yaml: no such YAML file"),
     (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
     (("--plan", "[{hparams: ser.yaml, head: mq}]"), PluginError, "no head 'mq'; installed: .*baseline, .*mp"),
@@ -150,7 +153,7 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--options", "{corpus: emodb}"), OptionError, "corpus is one for all systems"),
     (("--test_corpus", "synthetic", "--test_data_folder", "x"), OptionError, "--folds goes without --test_corpus"),
     (("--runs", "0"), OptionError, "--runs.*1 or more"),
-    (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask"),
+    (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask, sequential"),
 ])
 def test_a_wrong_plan_is_refused_before_anything_runs(recipe, plan, tmp_path, monkeypatch, words, error, message):
     monkeypatch.setattr(runs, "run_all", lambda *_: pytest.fail("something is run"))
@@ -178,6 +181,113 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(recipe, plan, results,
     assert sorted(map(str, table(tmp_path))) == sorted(map(str, chosen))
 
 
+@pytest.fixture
+def unit(recipe, plan, tmp_path, monkeypatch):
+    """A unit that has not run."""
+    planned = []
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_all", lambda units, *_: planned.extend(units) or ())
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "most-frequent",
+               "--folds", "S01")
+    return planned[0]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ser_plugins import experiment
+
+folder, release = map(Path, sys.argv[1:])
+experiment.claim_folder(folder, {"recipe": "another's"}, overwrite=False)
+(folder / "settings.json").unlink()
+release.with_name("held").touch()
+while not release.exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_unit_that_another_process_trains_is_waited_for(unit, tmp_path, monkeypatch):
+    """As where workers of a command that was killed go on."""
+    script, release = tmp_path / "holder.py", tmp_path / "release"
+    script.write_text(HOLDER)
+    process = processes.start(script, [unit.folder, release], tmp_path / "log", environment={"PYTHONPATH": str(ROOT)})
+    while not (tmp_path / "held").exists():
+        assert process.is_alive(), (tmp_path / "log").read_text()
+        time.sleep(0.01)
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        release.touch()
+        process.join()
+
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=sleep))
+    assert runs.run(unit) is None
+    assert slept == [runs.POLL]
+    assert unit.finished
+
+
+def test_a_folder_that_could_not_be_stamped_is_no_hindrance_later(unit, monkeypatch):
+    """The disk was full for the stamp, and has room for what was printed."""
+    def full(path, *_):
+        raise DataError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "write_atomically", full)
+        assert "No space left on device" in runs.run(unit)
+    assert Path(unit.folder).is_dir()
+    assert runs.run(unit) is None
+
+
+FAILING = """
+import sys
+import protocol
+from ser_plugins.errors import DataError
+from train_sklearn import build, load, main
+from train_sklearn import train as _train
+
+def train(exp, system, rows, test_rows, fold, folder):
+    path = _train(exp, system, rows, test_rows, fold, folder)
+    if exp.values["seed"] == 1:
+        raise DataError("the data are not what they were")
+    if exp.values["seed"] == 2:
+        sys.exit("the recipe gives up")
+    return path
+"""
+
+
+def test_whatever_a_run_raises_is_told_at_the_end(recipe, plan, tmp_path, capsys):
+    own = tmp_path / "failing.py"
+    own.write_text(FAILING)
+    with pytest.raises(SystemExit, match="1"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--plan",
+               f"[{{recipe: {own}, hparams: random.yaml}}]", "--runs", "3", "--folds", "S01", "--jobs", "2",
+               "--backend", "loky")
+    units = {unit["seed"]: unit for unit in content(tmp_path / "out")["units"]}
+    assert [units[seed]["state"] for seed in (1, 2, 3)] == ["failed", "failed", "finished"]
+    error = capsys.readouterr().err
+    assert "FAILED random, test S01, seed 1: the data are not what they were\n" in error
+    assert "SystemExit: the recipe gives up" in error
+
+
+def test_results_of_other_labels_are_not_replaced(recipe, plan, results):
+    before = (results / "results.json").read_bytes()
+    with pytest.raises(OptionError, match=r"results.json is of another protocol \(labels \['anger', 'happiness', "
+                                          r"'neutral', 'sadness'\] → \['anger', 'sadness'\]\)"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--labels", "[anger, sadness]")
+    assert (results / "results.json").read_bytes() == before
+
+
+def test_the_layers_are_those_of_the_encoder_that_all_share(recipe, plan, tmp_path, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(runs, "run_all", lambda *_: ())
+    options = QUICK.replace("}", f", encoder: {tiny_encoder}}}")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--encoder", "deepspeech2", "--plan",
+           "[{hparams: mp.yaml, layer: all}]", "--options", options)
+    layers = len(load_encoder(str(tiny_encoder)).layer_dims)
+    assert list(content(tmp_path)["systems"]) == [f"mp-{layer}" for layer in range(1, layers + 1)]
+    assert layers != len(load_encoder("deepspeech2").layer_dims)
+
+
 KILLED = """
 import os, signal
 from pathlib import Path
@@ -196,21 +306,21 @@ def train(exp, system, rows, test_rows, fold, folder):
 """
 
 
-@pytest.mark.parametrize("backend", ["loky", "ray", "dask"])
-def test_a_killed_worker_loses_only_its_run(recipe, plan, results, tmp_path, capsys, backend):
+@pytest.mark.parametrize(("backend", "jobs"), [("loky", "1"), ("loky", "2"), ("ray", "2"), ("dask", "2")])
+def test_a_killed_worker_loses_only_its_run(recipe, plan, results, tmp_path, capsys, backend, jobs):
     """As a full memory does it: once with a run that succeeds the next time, and always with another.
 
     Ray and Dask start a cluster here; beside what is killed, it gives the numbers of one process.
     """
     if backend != "loky":
         pytest.importorskip("ray" if backend == "ray" else "distributed", reason=f"extra [{backend}] is not installed")
-    own = tmp_path / f"killed_{backend}.py"
+    own = tmp_path / f"killed_{backend}_{jobs}.py"
     own.write_text(KILLED)
     entries = (f"[{{recipe: {own}, hparams: random.yaml, output_root: {tmp_path / 'mark'}}}, "
                "{hparams: mp.yaml, layer: 1}]")
     with pytest.raises(SystemExit, match="1"):
         recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--plan", entries,
-               "--jobs", "2", "--backend", backend)
+               "--jobs", jobs, "--backend", backend)
     units = {(unit["system"], unit["test"], unit["seed"]): unit for unit in content(tmp_path / "out")["units"]}
     failed = units.pop(("random", "S03", 2))
     assert failed["state"] == "failed"
@@ -224,8 +334,8 @@ def test_a_killed_worker_loses_only_its_run(recipe, plan, results, tmp_path, cap
 
 def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path):
     script, log = ROOT / "recipes/cross_validate.py", tmp_path / "log"
-    words = [HPARAMS / "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--jobs", "2", "--systems",
-             "mp-1,rnn-2"]
+    words = [HPARAMS / "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--jobs", "2", "--backend",
+             "loky", "--systems", "mp-1,rnn-2"]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = processes.start(script, words, log, environment=environment)
     deadline = time.monotonic() + 600
@@ -236,7 +346,8 @@ def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path)
             time.sleep(0.02)
     finally:
         processes.kill(process)
-    assert not (tmp_path / "out/results.json").exists(), "it had ended: there was nothing to kill"
+    states = {unit["state"] for unit in content(tmp_path / "out")["units"]}
+    assert states == {"missing"}, "it had ended: there was nothing to kill"
     done = processes.run(script, words, environment=environment)
     assert done.codes == (0,), done.stderr
     chosen = [row for row in table(results) if row["system"] in ("mp-1", "rnn-2")]
@@ -311,7 +422,9 @@ def test_an_entry_with_a_suffix_is_a_system_of_its_own(recipe, plan, tmp_path):
     entries = "[{hparams: mp.yaml}, {hparams: mp.yaml, suffix: still, tempi: null}]"
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan", entries, "--runs", "1",
            "--folds", "S01")
-    assert list(content(tmp_path)["systems"]) == ["mp-3", "mp-3-still"]
+    settings = {name: system["settings"] for name, system in content(tmp_path)["systems"].items()}
+    assert list(settings) == ["mp-3", "mp-3-still"]
+    assert settings["mp-3-still"] == {**settings["mp-3"], "suffix": "still", "tempi": None}
     (folder,) = (tmp_path / "runs/mp-3-still/test-S01").iterdir()
     assert json.loads((folder / "settings.json").read_text())["tempi"] is None
 

@@ -165,6 +165,7 @@ def test_predictions_that_do_not_fit(folder, change, message):
     (lambda content: content.update(claims="abc"), "results.json: claims are a list of pairs, .*not 'abc'"),
     (lambda content: content.update(claims=["ab"]), "results.json: a claim is a pair of systems, .*not 'ab'"),
     (lambda content: content.update(claims=[["a", "b"], ["b", "a"]]), r"the claim \['b', 'a'\]: .*each pair once"),
+    (lambda content: content.update(predictions="0" * 64), r"csv.gz is not the one that results.json was written with"),
     (lambda content: content["folds"].__setitem__(0, {"valid": "03"}), "fold 1: .*missing 1 required .*'test'"),
 ])
 def test_a_description_that_does_not_fit(folder, change, message):

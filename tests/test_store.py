@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,21 @@ def test_the_key_is_that_of_bytes_segment_and_variant(tmp_path):
     others.append(items_of([row])[0])
     keys = [key, *(other.key for other in others)]
     assert len(set(keys)) == len(keys)
+
+
+def test_another_version_of_what_disturbs_or_resamples_is_another_key(tmp_path, monkeypatch):
+    """And of nothing else: a library's new version costs only what it may have changed."""
+    row = whole(noise(tmp_path / "a.wav", 0.3))
+    assert row.sample_rate == 16000
+    other = replace(row, sample_rate=44100)
+
+    def keys():
+        return [items_of([one], variant)[0].key for one in (row, other) for variant in (Variant(), Variant(0.9))]
+
+    before = keys()
+    for library, expected in (("librosa", [False, True, False, True]), ("soxr", [False, False, True, True])):
+        monkeypatch.setattr(store, "_version", lambda name, changed=library: "9" if name == changed else version(name))
+        assert [old != new for old, new in zip(before, keys(), strict=True)] == expected
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
