@@ -39,7 +39,8 @@ import protocol
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, predictions, registry, runs, significance, store
+from ser_plugins import experiment, folds, predictions, registry, runs, store
+from ser_plugins.claims import read_claims
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
@@ -121,7 +122,7 @@ def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[
     OptionError
         They are no pairs of systems, or name one whose like the plan does not have.
     """
-    claims = significance.read_claims(exp.values.get("claims") or [])
+    claims = read_claims(exp.values.get("claims") or [])
     kinds = {_NUMBER.sub("", name) for name in found}
     for better, worse in claims:
         lacking = [name for name in (better, worse) if name not in found]

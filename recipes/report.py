@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
+from ser_plugins.claims import judge
 from ser_plugins.errors import DataError
 from ser_plugins.page import Picture, Section, Table
 from ser_plugins.predictions import Predictions
@@ -154,7 +155,7 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
 def claims(told: Sequence[tuple[str, str]], pairs: Sequence[significance.Comparison]) -> Table:
     """What becomes of the plan's claims."""
     records = []
-    for claim in significance.judge(told, pairs):
+    for claim in judge(told, pairs):
         record: dict[str, Any] = {"better": claim.names[0], "worse": claim.names[1], "verdict": claim.verdict}
         if claim.values is not None:
             record |= {"UA_better": claim.values[0], "UA_worse": claim.values[1]}

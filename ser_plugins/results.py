@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ser_plugins import metrics, predictions, significance
+from ser_plugins import metrics, predictions
+from ser_plugins.claims import read_claims
 from ser_plugins.errors import DataError, OptionError, unknown_name
 from ser_plugins.predictions import Predictions
 
@@ -112,7 +113,7 @@ class Results:
         outcome = _read_predictions(folder / "predictions.csv.gz", about, {(u.system, u.seed, u.test) for u in units})
         _check_together(folder / "predictions.csv.gz", about)
         try:
-            claims = significance.read_claims(about.get("claims", []))
+            claims = read_claims(about.get("claims", []))
         except OptionError as error:
             raise DataError(f"{where}: {error}") from error
         result = cls(folder, about, systems, units, outcome, claims)

@@ -18,8 +18,8 @@ AREAS = {
     "Using a model": ("inference", "recognition", "models", "decoding", "demo"),
     "Plugins": ("contracts", "registry", "testing", "heads", "features", "encoders"),
     "Speech and corpora": ("corpora", "audio", "augment", "text"),
-    "Evaluation": ("metrics", "significance", "folds", "predictions", "results", "probing", "descriptors", "figures",
-                   "page"),
+    "Evaluation": ("metrics", "significance", "claims", "folds", "predictions", "results", "probing", "descriptors",
+                   "figures", "page"),
     "Inside": (),  # all others
 }
 MARK = "<!-- help of ser -->"
