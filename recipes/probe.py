@@ -39,6 +39,7 @@ from ser_plugins.contracts import fingerprint
 from ser_plugins.descriptors import F0, NAMES
 from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
+from ser_plugins.probe_figures import Scatter, Trace, probes_figure, scatter_figure, trace_figure
 from ser_plugins.significance import Result
 from ser_plugins.store import Item
 
@@ -48,7 +49,7 @@ PACKAGES = ("ser_plugins", "torch", "speechbrain", "scikit-learn", "scipy", "num
 
 
 def embed(subject: Subject, rnn: TrainedRNN | None, items: Sequence[Item], values: Mapping[str, Any]
-          ) -> tuple[list[figures.Scatter], list[list[Any]]]:
+          ) -> tuple[list[Scatter], list[list[Any]]]:
     """t-SNE of the layers' means and of an RNN's vectors, for all classes, then for the pair: panels, and CSV lines."""
     vectors = {f"mp-{layer}": means for layer, means in enumerate(subject.means(items), start=1)}
     if rnn is not None:
@@ -60,7 +61,7 @@ def embed(subject: Subject, rnn: TrainedRNN | None, items: Sequence[Item], value
         groups = [row.speaker if values["speaker_markers"] else "" for row in rows]
         for title, every in tqdm(vectors.items(), desc=f"t-SNE of {', '.join(labels)}", unit="panel"):
             points = probing.embed(every[chosen], values["seed"], values["perplexity"])
-            panels.append(figures.Scatter(textwrap.fill(title, 32), points, [row.emotion for row in rows], groups))
+            panels.append(Scatter(textwrap.fill(title, 32), points, [row.emotion for row in rows], groups))
             lines += [[title, "+".join(labels), row.id, row.speaker, row.emotion, *point]
                       for row, point in zip(rows, points.tolist(), strict=True)]
     return panels, lines
@@ -68,7 +69,7 @@ def embed(subject: Subject, rnn: TrainedRNN | None, items: Sequence[Item], value
 
 def neuron_figure(subject: Subject, best: Mapping[str, Any], items: Sequence[Item], descriptor: str) -> Figure:
     """A neuron over the descriptor in two utterances, of two speakers: those whose r is nearest to its mean."""
-    traces: dict[str, tuple[float, figures.Trace]] = {}  # speaker → distance of r, and the utterance nearest
+    traces: dict[str, tuple[float, Trace]] = {}  # speaker → distance of r, and the utterance nearest
     for one in items:
         neuron = subject.layer(one, best["layer"])[:, best["neuron"]]
         values = subject.descriptors(one, len(neuron))[:, NAMES.index(descriptor)]
@@ -76,9 +77,9 @@ def neuron_figure(subject: Subject, best: Mapping[str, Any], items: Sequence[Ite
         distance = abs(r - best["r"]) if np.isfinite(r) else np.inf
         if distance < traces.get(one.row.speaker, (np.inf,))[0]:
             title = f"{one.row.id}, {one.row.emotion}: r = {r:.2f}"
-            traces[one.row.speaker] = distance, figures.Trace(title, subject.times(len(neuron)), neuron, values)
+            traces[one.row.speaker] = distance, Trace(title, subject.times(len(neuron)), neuron, values)
     nearest = [trace for _, trace in sorted(traces.values(), key=lambda pair: pair[0])[:2]]
-    return figures.trace_figure(nearest, f"layer {best['layer']}, neuron {best['neuron']}", descriptor)
+    return trace_figure(nearest, f"layer {best['layer']}, neuron {best['neuron']}", descriptor)
 
 
 def probe(subjects: Mapping[str, Subject], items: Sequence[Item]) -> dict[str, dict[str, list[Result]]]:
@@ -94,12 +95,6 @@ def probe(subjects: Mapping[str, Subject], items: Sequence[Item]) -> dict[str, d
         except DataError as error:
             logger.warning("no probe of %s: %s", target, error)
     return found
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG and PDF."""
-    for suffix in (".png", ".pdf"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
 
 
 def save_table(path: Path, header: str, lines: Iterable[Sequence[Any]]) -> None:
@@ -168,7 +163,7 @@ def analyse(subjects: Mapping[str, Subject], rnn: TrainedRNN | None, items: Sequ
     """Writes figures and tables of what is stored; returns the best neurons and the probes, and prints of them."""
     trained = subjects["trained"]
     panels, lines = embed(trained, rnn, items, values)
-    save_figure(figures.scatter_figure(panels, columns=len(panels) // 2), folder / "tsne")
+    figures.save(scatter_figure(panels, columns=len(panels) // 2), folder / "tsne")
     save_table(folder / "tsne.csv", "representation classes id speaker emotion x y", lines)
 
     found = {name: subject.correlations(items) for name, subject in subjects.items()}
@@ -179,7 +174,7 @@ def analyse(subjects: Mapping[str, Subject], rnn: TrainedRNN | None, items: Sequ
     if descriptor not in best["trained"]:
         raise DataError(f"{descriptor} has no correlation: no utterance has {probing.MIN_FRAMES} frames with a value "
                         "of it that varies")
-    save_figure(neuron_figure(trained, best["trained"][descriptor], items, descriptor), folder / "neuron")
+    figures.save(neuron_figure(trained, best["trained"][descriptor], items, descriptor), folder / "neuron")
 
     probes = probe(subjects, items)
     chances = {target: 1 / len({getattr(one.row, target) for one in items}) for target in probes}
@@ -189,7 +184,7 @@ def analyse(subjects: Mapping[str, Subject], rnn: TrainedRNN | None, items: Sequ
               for layer, result in enumerate(results, start=1)]
     save_table(folder / "probes.csv", header, scores)
     if probes:
-        save_figure(figures.layer_figure(probes, chances, "UA of a linear probe"), folder / "probes")
+        figures.save(probes_figure(probes, chances, "UA of a linear probe"), folder / "probes")
     report(best, probes, dict.fromkeys((descriptor, F0)))
     return {"best": best, "probes": [dict(zip(header.split(), line, strict=True)) for line in scores]}
 

@@ -6,10 +6,11 @@ systems each has a small panel of its own, since twenty lines in one panel canno
 
 from __future__ import annotations
 
-import itertools
+import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import IO
 
 import matplotlib
@@ -17,10 +18,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ser_plugins.significance import Result
+from ser_plugins.files import write_atomically
 
 Reliability = tuple[np.ndarray, np.ndarray, np.ndarray]  # confidence, accuracy and share of each bin
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -241,14 +241,27 @@ def curves_figure(systems: Mapping[str, Sequence[np.ndarray]], tested: Mapping[s
     return figure
 
 
-def save(figure: Figure, file: IO[bytes], kind: str) -> None:
-    """Writes a figure as svg, png or pdf, with the same bytes for the same figure."""
+def save(figure: Figure, path: Path) -> None:
+    """Writes PATH.png and PATH.pdf, whole or not at all, with the same bytes for the same figure."""
+    for kind in ("png", "pdf"):
+        written = content(figure, kind)
+        write_atomically(path.with_name(f"{path.name}.{kind}"), partial(_write, written), binary=True)
+
+
+def content(figure: Figure, kind: str) -> bytes:
+    """A figure as svg, png or pdf."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # keeps what is laid out: doing it for each format takes most of the time
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
+    buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "ser_plugins"}):
-        figure.savefig(file, format=kind, dpi=150, metadata=stamp)
+        figure.savefig(buffer, format=kind, dpi=150, metadata=stamp)
+    return buffer.getvalue()
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def _panels(names: Sequence[str], xlabel: str, ylabel: str, share_x: bool = True) -> tuple[Figure, list[Axes]]:
@@ -294,112 +307,3 @@ def _write_cells(axes: Axes, image: AxesImage, texts: Sequence[Sequence[str]], f
     return [axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=fontsize,
                       color="black" if brightness[row, column] > 0.5 else "white")
             for row, column in np.ndindex(brightness.shape)]
-
-
-COLOURS = (*KINDS, YELLOW)
-MARKERS = "osD^vPX*<>ph8dH"
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """One panel of `scatter_figure`: points ``[points, 2]``, and of each its class and (for its marker) its group."""
-
-    title: str
-    points: np.ndarray
-    classes: Sequence[str]
-    groups: Sequence[str]
-
-
-def scatter_figure(panels: Sequence[Scatter], columns: int) -> Figure:
-    """Points of utterances, coloured by class (Lakomkin et al. 2017, Fig. 4); axes of t-SNE have no unit.
-
-    Arguments
-    ---------
-    panels : Sequence[Scatter]
-        Row by row. A class has one colour, a group one marker in all of them; the group "" is not named.
-    columns : int
-        Panels in a row.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    rows = -(-len(panels) // columns)
-    classes = list(dict.fromkeys(name for panel in panels for name in sorted({*panel.classes})))
-    groups = list(dict.fromkeys(name for panel in panels for name in sorted({*panel.groups})))
-    colours = dict(zip(classes, itertools.cycle(COLOURS), strict=False))
-    markers = dict(zip(groups, itertools.cycle(MARKERS), strict=False))
-    figure = Figure(figsize=(1 + 2.8 * columns, 0.8 + 3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=False):
-        order = np.random.default_rng(0).permutation(len(panel.points))  # no class is drawn over all others
-        for marker in {*panel.groups}:
-            chosen = [at for at in order if panel.groups[at] == marker]
-            axes.scatter(*panel.points[chosen].T, s=14, marker=markers[marker], linewidths=0, alpha=0.8,
-                         c=[colours[panel.classes[at]] for at in chosen])
-        axes.set_title(panel.title, fontsize=9)
-    for axes in grid:
-        axes.set(xticks=[], yticks=[])
-    for axes in grid[len(panels):]:
-        axes.set_axis_off()
-    handles = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in classes]
-    handles += [Line2D([], [], marker=markers[name], linestyle="", color="grey", label=name) for name in groups if name]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 + 2 * columns), frameon=False)
-    return figure
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One panel of `trace_figure`: times in seconds, a neuron and a descriptor, ``[frames]`` each."""
-
-    title: str
-    times: np.ndarray
-    neuron: np.ndarray
-    descriptor: np.ndarray
-
-
-def trace_figure(traces: Sequence[Trace], neuron: str, descriptor: str) -> Figure:
-    """A neuron over a descriptor of the speech, each on its own scale (Lakomkin et al. 2017, Fig. 6)."""
-    figure = Figure(figsize=(7, 0.6 + 2.2 * len(traces)), layout="constrained")
-    for axes, trace in zip(figure.subplots(len(traces), squeeze=False)[:, 0], traces, strict=True):
-        twin = axes.twinx()
-        axes.plot(trace.times, trace.descriptor, color=COLOURS[4], linewidth=2.5)
-        twin.plot(trace.times, trace.neuron, color=COLOURS[0], linewidth=1.2, linestyle="--")
-        axes.set_title(trace.title, fontsize=9)
-        axes.set_xlabel("time (s)")
-        axes.set_ylabel(descriptor, color="#8A5A00")  # a darker tone of the line's: text is thin
-        twin.set_ylabel(neuron, color=COLOURS[0])
-    return figure
-
-
-def layer_figure(panels: Mapping[str, Mapping[str, Sequence[Result]]], chances: Mapping[str, float],
-                 score: str) -> Figure:
-    """Scores by layer, with their intervals and the level of chance.
-
-    Arguments
-    ---------
-    panels : Mapping[str, Mapping[str, Sequence[Result]]]
-        Title of a panel → system → results of layer 1, 2, …
-    chances : Mapping[str, float]
-        Title of a panel → the score of a guess.
-    score : str
-        Name of the score.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-    """
-    figure = Figure(figsize=(1 + 3.2 * len(panels), 3.6), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, systems) in zip(grid, panels.items(), strict=True):
-        for number, (system, results) in enumerate(systems.items()):
-            value, low, high = np.array([[result.value, result.low, result.high] for result in results]).T
-            layers = np.arange(1, len(results) + 1)
-            axes.errorbar(layers + 0.08 * number, value, (value - low, high - value), label=system, capsize=3,
-                          color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)])
-        axes.axhline(chances[title], color="grey", linestyle=":", label="chance")
-        axes.set(title=title, xlabel="layer", xticks=layers, ylim=(0, 1.02))
-    grid[0].set_ylabel(score)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    return figure

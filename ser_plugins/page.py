@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
-import io
 import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,19 +79,12 @@ class Picture:
 
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.pdf."""
-        for kind in ("png", "pdf"):
-            content = self._content(kind)
-            write_atomically(folder / f"{self.name}.{kind}", partial(_write, content), binary=True)
+        figures.save(self.figure, folder / self.name)
 
     @property
     def address(self) -> str:
         """The figure as a data address, for the page."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self._content("svg")).decode()
-
-    def _content(self, kind: str) -> bytes:
-        buffer = io.BytesIO()
-        figures.save(self.figure, buffer, kind)
-        return buffer.getvalue()
+        return "data:image/svg+xml;base64," + base64.b64encode(figures.content(self.figure, "svg")).decode()
 
 
 @dataclass(frozen=True)
@@ -121,10 +112,6 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     page = environment.get_template("report.html").render(title=title, sections=sections)
     write_atomically(folder / "index.html", lambda file: file.write(page))
     return folder / "index.html"
-
-
-def _write(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
 
 
 class _Formatter(string.Formatter):

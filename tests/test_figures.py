@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from PIL import Image
 
 from ser_plugins import figures
-from ser_plugins.figures import (
-    COLOURS,
-    Scatter,
-    Trace,
-    confusion_figure,
-    layer_figure,
-    scatter_figure,
-    trace_figure,
-)
-from ser_plugins.significance import Result
+from ser_plugins.errors import DataError
+from ser_plugins.figures import confusion_figure
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 MATRIX = np.array([[8, 1, 1, 0], [0, 3, 1, 0], [2, 2, 3, 1], [0, 0, 0, 0]])
@@ -138,59 +132,22 @@ def test_panels_of_any_number_of_systems(count):
     assert [len(axes.collections) for axes in figure.axes] == [2] * count
 
 
-def points(count, seed):
-    return np.random.default_rng(seed).normal(size=(count, 2))
+@pytest.mark.parametrize("name", ["tsne", "svm-0.5"])
+def test_a_figure_is_saved_as_png_and_pdf_and_twice_the_same(tmp_path, name):
+    for folder in ("a", "b"):
+        figures.save(confusion_figure(MATRIX, LABELS), tmp_path / folder / name)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {f"{name}.png", f"{name}.pdf"}
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def drawn(axes):
-    """(x, y, colour, marker) of every point."""
-    found = set()
-    for collection in axes.collections:
-        marker = collection.get_paths()[0].vertices.tobytes()
-        for (x, y), colour in zip(collection.get_offsets(), collection.get_facecolors(), strict=True):
-            found.add((round(float(x), 6), round(float(y), 6), to_hex(colour).upper(), marker))
-    return found
+def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "tsne.png").mkdir()  # is in the way
+    with pytest.raises(DataError, match=r"tsne\.png cannot be written"):
+        figures.save(confusion_figure(MATRIX, LABELS), tmp_path / "tsne")
+    assert [path.name for path in tmp_path.iterdir()] == ["tsne.png"]
 
 
-def test_a_class_has_one_colour_in_all_panels():
-    first = Scatter("all", points(6, 0), ["b", "a", "c", "a", "b", "c"], [""] * 6)
-    second = Scatter("pair", points(4, 1), ["c", "a", "c", "a"], [""] * 4)
-    figure = scatter_figure([first, second], columns=1)
-    colours = {name: COLOURS[number] for number, name in enumerate("abc")}
-    for axes, panel in zip(figure.axes, (first, second), strict=True):
-        assert axes.get_title() == panel.title
-        assert {point[:3] for point in drawn(axes)} == {
-            (round(x, 6), round(y, 6), colours[name]) for (x, y), name in zip(panel.points, panel.classes, strict=True)}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
-
-
-def test_groups_have_markers_and_unused_panels_are_blank():
-    panels = [Scatter(str(number), points(4, number), ["a", "a", "b", "b"], ["s1", "s2", "s1", "s3"])
-              for number in range(3)]
-    figure = scatter_figure(panels, columns=2)
-    assert len({marker for *_, marker in drawn(figure.axes[0])}) == 3
-    assert not figure.axes[3].axison
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "s1", "s2", "s3"]
-
-
-def test_a_trace_has_both_curves_and_keeps_gaps():
-    times = np.arange(5) / 25
-    pitch = np.array([1.0, np.nan, 3.0, 4.0, 5.0])
-    traces = [Trace("one", times, np.arange(5.0), pitch), Trace("two", times, -times, times)]
-    figure = trace_figure(traces, "n", "pitch")
-    curves = [axes.lines[0].get_ydata() for axes in figure.axes if axes.get_ylabel() == "pitch"]
-    np.testing.assert_array_equal(curves[0], pitch)
-    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["one", "two"]
-    assert sum(axes.get_ylabel() == "n" for axes in figure.axes) == 2
-
-
-def test_scores_by_layer_with_intervals_and_chance():
-    results = [Result(0.5, 10, low=0.4, high=0.7), Result(0.8, 10, low=0.75, high=0.85)]
-    axes, = layer_figure({"emotion": {"trained": results, "random": results[:1]}}, {"emotion": 0.25}, "UA").axes
-    trained, random = axes.containers
-    np.testing.assert_allclose(trained.lines[0].get_ydata(), [0.5, 0.8])
-    ends = [segment[:, 1].tolist() for segment in trained.lines[2][0].get_segments()]
-    np.testing.assert_allclose(ends, [[0.4, 0.7], [0.75, 0.85]])
-    assert len(random.lines[0].get_ydata()) == 1
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "chance"] == [0.25]
-    assert axes.get_ylabel() == "UA"
+def test_no_statistics_are_imported():
+    code = "import sys, ser_plugins.figures; sys.exit(' '.join({'torch', 'scipy'} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -121,7 +121,8 @@ def test_probes_have_a_line_for_each_layer_and_encoder_and_chance(folder):
 
 
 def test_a_second_run_encodes_nothing_and_gives_the_same(folder, run, rnn_run, monkeypatch):
-    before = {name: (folder / name).read_bytes() for name in ("correlations.csv", "tsne.csv", "probes.csv")}
+    names = ("correlations.csv", "tsne.csv", "probes.csv", "tsne.pdf", "neuron.png", "probes.pdf")
+    before = {name: (folder / name).read_bytes() for name in names}
 
     def refuse(*_):
         raise AssertionError("the encoder runs again")

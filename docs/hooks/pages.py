@@ -19,7 +19,7 @@ AREAS = {
     "Plugins": ("contracts", "registry", "testing", "heads", "features", "encoders"),
     "Speech and corpora": ("corpora", "audio", "augment", "text"),
     "Evaluation": ("metrics", "significance", "claims", "folds", "predictions", "results", "probing", "descriptors",
-                   "figures", "page"),
+                   "figures", "probe_figures", "page"),
     "Inside": (),  # all others
 }
 MARK = "<!-- help of ser -->"
