@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report_corpora
+from report_parts import INTERVAL, Scores, protocol, scores_of
 
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.claims import judge
-from ser_plugins.errors import DataError
 from ser_plugins.page import Picture, Section, Table
-from ser_plugins.predictions import Predictions
-from ser_plugins.results import Results, System
+from ser_plugins.results import Results
 
 SHARES = np.arange(2, 21) / 20  # of the utterances kept
-INTERVAL = "{low:.3f} to {high:.3f}"
 CAPTIONS = {
     "systems": "Table 1. Mean ± standard deviation; over runs, of a metric pooled over all test speakers; over "
                "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers. "
@@ -54,52 +52,7 @@ CAPTIONS = {
                 "utterance is kept is left out. Pale: the other systems.",
     "curves": "Cross-entropy: median over folds and runs, and the middle half of them. Units that ended are left out "
               "of later epochs.",
-    "protocol": "What all systems share.",
-    "plan": "The systems. Each with its own settings, the fingerprint of its encoder and the command of its units.",
-    "corpora": "UA, mean over runs.",
 }
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A system's numbers over its complete runs, one or more."""
-
-    system: System
-    runs: Sequence[Predictions]
-    values: Mapping[str, Sequence[float]]  # metric → of each run, pooled over the speakers
-    speakers: Sequence[str]
-    by_speaker: Mapping[str, np.ndarray]  # metric → [speakers], mean over runs
-    low: float | None  # ends of the 95 % interval of UA; None for one speaker
-    high: float | None
-
-    @property
-    def ua(self) -> float:
-        return float(np.mean(self.values["UA"]))
-
-
-def scores_of(results: Results) -> dict[str, Scores]:
-    """The systems that have a complete run.
-
-    Raises
-    ------
-    DataError
-        There is none.
-    """
-    scores = {}
-    for name, system in results.systems.items():
-        runs = results.runs(name)
-        if runs:
-            values = {metric: [function(run.truth, run.predicted, run.names) for run in runs]
-                      for metric, function in significance.METRICS.items()}
-            each = {metric: significance.by_speaker(runs, metric) for metric in significance.METRICS}
-            speakers = each["UA"][0]
-            interval = significance.confidence_interval(runs) if len(speakers) > 1 else None
-            low, high = (interval.low, interval.high) if interval else (None, None)
-            scores[name] = Scores(system, runs, values, speakers,
-                                  {key: found.mean(axis=0) for key, (_, found) in each.items()}, low, high)
-    if not scores:
-        raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
-    return scores
 
 
 def statistics(name: str, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
@@ -333,104 +286,6 @@ def curves(results: Results) -> Section:
                 figures.curves_figure(found, tested))])
 
 
-def protocol(results: Results, name: str = "") -> Section:
-    """What was run, and how to run it again; ``name`` tells it from other protocols of the page."""
-    about = results.about
-    utterances = sum(sum(one.get("counts", {}).values()) for one in about["speakers"].values())
-    languages = [about[key] for key in ("language", "test_language") if about.get(key)]
-    facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
-             "sentences": told_sentences(about["sentences"]) if about.get("sentences") else None,
-             "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
-             "folds": len(about["folds"]), "seeds": ", ".join(map(str, about["runs"])), "date": about["date"],
-             "machine": about["machine"], **about["protocol"]}
-    systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items())}
-               for system, one in results.systems.items()]
-    suffix = f"_{name}" if name else ""
-    return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
-        Table(f"protocol{suffix}", CAPTIONS["protocol"],
-              [{"setting": key, "value": str(value)} for key, value in facts.items() if value not in ("", None)],
-              {"setting": "{setting}", "value": "{value}"}, prose=True),
-        Table(f"plan{suffix}", CAPTIONS["plan"], systems, {
-            "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "own settings": "{settings}",
-            "encoder": "{encoder:s}", "command": "{command}"}, folded=True, prose=True)],
-        [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
-
-
-def across_corpora(cells: Mapping[tuple[str, str], Results]) -> Section:
-    """UA by corpus of training and of the test."""
-    scores = {corpora: scores_of(results) for corpora, results in cells.items()}
-    train, test = (list(dict.fromkeys(corpora[side] for corpora in cells)) for side in (0, 1))
-    items: list[Table | Picture] = []
-    records = []
-    for name in dict.fromkeys(name for results in cells.values() for name in results.systems):
-        found = {corpora: one[name] for corpora, one in scores.items() if name in one}
-        values = np.array([[found[a, b].ua if (a, b) in found else np.nan for b in test] for a in train])
-        told = ", ".join(f"{a} → {b} {one.ua:.3f}" for (a, b), one in found.items()) or "no complete run"
-        items.append(Picture(f"corpora_{name}", "", f"UA of {name}: {told}.",
-                             figures.corpora_figure(train, test, values, name)))
-        records += [{"system": name, "train": a, "test": b, "UA": one.ua, "low": one.low, "high": one.high}
-                    for (a, b), one in found.items()]
-    items.append(Table("corpora", CAPTIONS["corpora"], records, {
-        "system": "{system}", "trained on": "{train}", "tested on": "{test}", "UA": "{UA:.3f}",
-        "95 % interval": INTERVAL}))
-    return Section("UA across corpora", differences(cells), items, small=True)
-
-
-def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
-    """What is said of languages, sentences, labels and speakers that differ."""
-    text = []
-    first: dict[str, Results] = {}
-    for results in cells.values():
-        about, other = results.about, first.setdefault(results.corpora[1], results)
-        ours, theirs = about.get("language"), about.get("test_language")
-        if ours and theirs and ours != theirs:
-            text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
-        if results.corpora[0] != results.corpora[1] and about.get("sentences"):
-            text.append(f"{results.title}: of {told_sentences(about['sentences'])}.")
-        heard = {label for one in about["speakers"].values()
-                 for label, count in one.get("counts", {}).items() if count}
-        lacking = [label for label in results.labels if label not in heard]
-        if heard and lacking:
-            text.append(f"{results.title}: no utterance of {', '.join(lacking)}; UA is over the other labels.")
-        odd = sorted({*about["speakers"]} ^ {*other.about["speakers"]})
-        if odd:
-            text.append(f"{results.title} and {other.title}: only one tests {', '.join(odd)}; the two cells are "
-                        "not of one test set.")
-    return text
-
-
-def told_sentences(counts: Mapping[str, int]) -> str:
-    """Which sentences a system may know by heart.
-
-    Example
-    -------
-    >>> told_sentences({"trained": 10, "tested": 2, "both": 0})
-    '2 tested sentences, none is among the 10 of the training'
-    """
-    both = {0: "none is", counts["tested"]: "all are"}.get(counts["both"], f"{counts['both']} are")
-    return f"{counts['tested']} tested sentences, {both} among the {counts['trained']} of the training"
-
-
-def by_corpora(folders: Sequence[Results]) -> dict[tuple[str, str], Results]:
-    """Corpora of training and test → results.
-
-    Raises
-    ------
-    DataError
-        Two folders are of the same corpora, or their labels differ.
-    """
-    cells: dict[tuple[str, str], Results] = {}
-    for results in folders:
-        if results.corpora in cells:
-            raise DataError(f"{cells[results.corpora].folder} and {results.folder} are both of {results.title}: give "
-                            "one folder for each pair of corpora")
-        if {*results.labels} != {*folders[0].labels}:
-            raise DataError(f"{results.folder} has labels {', '.join(results.labels)}; {folders[0].folder} has "
-                            f"{', '.join(folders[0].labels)}: UA can be compared for the same labels only")
-        cells[results.corpora] = results
-    return cells
-
-
 def main(argv: Sequence[str]) -> Path:
     """Reads the folders and writes the report; returns the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -439,9 +294,8 @@ def main(argv: Sequence[str]) -> Path:
     args = parser.parse_args(argv)
     first, *others = (Results.load(folder) for folder in args.results)
     if others:
-        cells = by_corpora([first, *others])
         title, default = "across corpora", "report_corpora"
-        sections = [across_corpora(cells), *(protocol(one, "_".join(corpora)) for corpora, one in cells.items())]
+        sections = report_corpora.sections([first, *others])
     else:
         scores = scores_of(first)
         title, default = first.title, "report"

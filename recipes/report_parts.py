@@ -1,0 +1,95 @@
+"""What the report of one protocol and that of several corpora share: a system's numbers, and how they were made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ser_plugins import significance
+from ser_plugins.errors import DataError
+from ser_plugins.page import Section, Table
+from ser_plugins.predictions import Predictions
+from ser_plugins.results import Results, System
+
+INTERVAL = "{low:.3f} to {high:.3f}"
+PLAN = "The systems. Each with its own settings, the fingerprint of its encoder and the command of its units."
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A system's numbers over its complete runs, one or more."""
+
+    system: System
+    runs: Sequence[Predictions]
+    values: Mapping[str, Sequence[float]]  # metric → of each run, pooled over the speakers
+    speakers: Sequence[str]
+    by_speaker: Mapping[str, np.ndarray]  # metric → [speakers], mean over runs
+    low: float | None  # ends of the 95 % interval of UA; None for one speaker
+    high: float | None
+
+    @property
+    def ua(self) -> float:
+        return float(np.mean(self.values["UA"]))
+
+
+def scores_of(results: Results) -> dict[str, Scores]:
+    """The systems that have a complete run.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    scores = {}
+    for name, system in results.systems.items():
+        runs = results.runs(name)
+        if runs:
+            values = {metric: [function(run.truth, run.predicted, run.names) for run in runs]
+                      for metric, function in significance.METRICS.items()}
+            each = {metric: significance.by_speaker(runs, metric) for metric in significance.METRICS}
+            speakers = each["UA"][0]
+            interval = significance.confidence_interval(runs) if len(speakers) > 1 else None
+            low, high = (interval.low, interval.high) if interval else (None, None)
+            scores[name] = Scores(system, runs, values, speakers,
+                                  {key: found.mean(axis=0) for key, (_, found) in each.items()}, low, high)
+    if not scores:
+        raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
+    return scores
+
+
+def protocol(results: Results, name: str = "") -> Section:
+    """What was run, and how to run it again; ``name`` tells it from other protocols of the page."""
+    about = results.about
+    utterances = sum(sum(one.get("counts", {}).values()) for one in about["speakers"].values())
+    languages = [about[key] for key in ("language", "test_language") if about.get(key)]
+    facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
+             "sentences": told_sentences(about["sentences"]) if about.get("sentences") else None,
+             "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
+             "folds": len(about["folds"]), "seeds": ", ".join(map(str, about["runs"])), "date": about["date"],
+             "machine": about["machine"], **about["protocol"]}
+    systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items())}
+               for system, one in results.systems.items()]
+    suffix = f"_{name}" if name else ""
+    return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
+        Table(f"protocol{suffix}", "What all systems share.",
+              [{"setting": key, "value": str(value)} for key, value in facts.items() if value not in ("", None)],
+              {"setting": "{setting}", "value": "{value}"}, prose=True),
+        Table(f"plan{suffix}", PLAN, systems, {
+            "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "own settings": "{settings}",
+            "encoder": "{encoder:s}", "command": "{command}"}, folded=True, prose=True)],
+        [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
+
+
+def told_sentences(counts: Mapping[str, int]) -> str:
+    """Which sentences a system may know by heart.
+
+    Example
+    -------
+    >>> told_sentences({"trained": 10, "tested": 2, "both": 0})
+    '2 tested sentences, none is among the 10 of the training'
+    """
+    both = {0: "none is", counts["tested"]: "all are"}.get(counts["both"], f"{counts['both']} are")
+    return f"{counts['tested']} tested sentences, {both} among the {counts['trained']} of the training"
