@@ -129,14 +129,13 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     resamples = max(4999, 200 * count - 1)  # so that p times the pairs can fall to 0.005
     trained = [len(fold["train"]) for fold in results.about["folds"] if fold.get("train")]
     ratio = sum(1 / number for number in trained) / len(trained) if trained else None
-    across = len(set(results.corpora)) > 1  # one training tests all speakers: there are no folds to correct for
     pairs = significance.compare_all({name: one.runs for name, one in scores.items()}, resamples=resamples, ratio=ratio)
     difference, p = np.zeros((len(names), len(names))), np.full((len(names), len(names)), np.nan)
     records = []
     for pair, (i, j) in zip(pairs, itertools.combinations(range(len(names)), 2), strict=True):
         difference[i, j], difference[j, i] = np.subtract(*pair.values), -np.subtract(*pair.values)
         tests = {name: result for name, result in asdict(pair).items()
-                 if isinstance(result, dict) and not (across and name == "nadeau_bengio")}
+                 if isinstance(result, dict) and not (results.crossed and name == "nadeau_bengio")}  # has one fold
         if "bootstrap" in tests:
             p[i, j] = p[j, i] = tests["bootstrap"]["holm"]
         records.append({"first": names[i], "second": names[j], "UA_first": pair.values[0], "UA_second": pair.values[1]}
@@ -149,7 +148,7 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     text = (f"{int((p <= 0.05).sum()) // 2} of {count} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
             f"speakers, {resamples} draws, Holm's correction over all pairs. Systems that do not differ here are not "
             "thereby equal.")
-    if across:
+    if results.crossed:
         text += (" Each run is one training, which tests all speakers: what its seed does to all alike is not in "
                  "these p-values.")
     if speakers == 1:

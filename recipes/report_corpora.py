@@ -30,8 +30,9 @@ def by_corpora(folders: Sequence[Results]) -> dict[tuple[str, str], Results]:
     cells: dict[tuple[str, str], Results] = {}
     for results in folders:
         if results.corpora in cells:
-            raise DataError(f"{cells[results.corpora].folder} and {results.folder} are both of {results.title}: give "
-                            "one folder for each pair of corpora")
+            raise DataError(f"{cells[results.corpora].folder} and {results.folder} are both trained on "
+                            f"{results.corpora[0]} and tested on {results.corpora[1]}: give one folder for each pair "
+                            "of corpora")
         if {*results.labels} != {*folders[0].labels}:
             raise DataError(f"{results.folder} has labels {', '.join(results.labels)}; {folders[0].folder} has "
                             f"{', '.join(folders[0].labels)}: UA can be compared for the same labels only")
@@ -68,14 +69,14 @@ def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
         ours, theirs = about.get("language"), about.get("test_language")
         if ours and theirs and ours != theirs:
             text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
-        if results.corpora[0] != results.corpora[1] and about.get("sentences"):
+        if results.crossed and about.get("sentences"):
             text.append(f"{results.title}: of {told_sentences(about['sentences'])}.")
         heard = {label for one in about["speakers"].values()
                  for label, count in one.get("counts", {}).items() if count}
         lacking = [label for label in results.labels if label not in heard]
         if heard and lacking:
             text.append(f"{results.title}: no utterance of {', '.join(lacking)}; UA is over the other labels.")
-        odd = sorted({*about["speakers"]} ^ {*other.about["speakers"]})
+        odd = sorted({*results.tested} ^ {*other.tested})
         if odd:
             text.append(f"{results.title} and {other.title}: only one tests {', '.join(odd)}; the two cells are "
                         "not of one test set.")

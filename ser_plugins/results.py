@@ -130,9 +130,20 @@ class Results:
         return self.about["corpus"], self.about.get("test_corpus") or self.about["corpus"]
 
     @property
+    def crossed(self) -> bool:
+        """Whether another corpus is tested than is trained on; both may be read by one plugin, as ``csv``."""
+        return self.about.get("test_corpus") is not None
+
+    @property
     def title(self) -> str:
         """The corpus, or both: ``emodb → ravdess``."""
-        return " → ".join(dict.fromkeys(self.corpora))
+        return " → ".join(self.corpora if self.crossed else self.corpora[:1])
+
+    @property
+    def tested(self) -> dict[str, Mapping[str, Any]]:
+        """Test speakers by the names that their own corpus has for them; a crossed protocol writes that before."""
+        prefix = f"{self.corpora[1]}/" if self.crossed else ""
+        return {name.removeprefix(prefix): one for name, one in self.about["speakers"].items()}
 
     def kind(self, system: str) -> str:
         """A system's head, with those of its own settings that tell it from others of that head, but for the layer."""
@@ -184,7 +195,7 @@ class Results:
             found = self.outcome.get((unit.system, unit.seed, unit.test, "test"))
             if found is None:
                 raise DataError(f"{where} is finished and has no test predictions in predictions.csv.gz; run it again")
-            if self.corpora[0] != self.corpora[1]:
+            if self.crossed:
                 continue  # there, a fold may test any speakers of the other corpus
             if {*found.speakers} != {unit.test}:
                 raise DataError(f"{where}: the predictions are of speaker {', '.join(sorted({*found.speakers}))}")

@@ -32,14 +32,18 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
     """Writes the two files, the same ones for the same arguments.
 
     Logits are noise plus the system's strength at the true class, so their softmax is calibrated no more than by
-    chance; times ``sharpness`` they are overconfident. ``missing`` names units (system, speaker, seed) that failed.
+    chance; times ``sharpness`` they are overconfident. ``missing`` names units (system, fold, seed) that failed. With a
+    ``test_corpus`` there is one fold, which tests all its speakers.
     """
     draw = np.random.default_rng(seed)
-    names = [f"{number:02}" for number in range(3, 3 + speakers)]
+    other = about.get("test_corpus")
+    names = [("" if other is None else f"{other}/") + f"{number:02}" for number in range(3, 3 + speakers)]
     ease = dict(zip(names, draw.normal(0, 0.6, speakers), strict=True))
     sizes = {name: draw.integers(max(1, per_class // 2), 2 * per_class, len(labels)) for name in names}
     truth = {name: np.repeat(np.arange(len(labels)), sizes[name]) for name in names}
     folds = [{"test": name, "valid": names[(number + 1) % speakers]} for number, name in enumerate(names)]
+    if other is not None:
+        folds, truth["01"], ease["01"] = [{"test": other, "valid": "01"}], truth[names[0]], 0.0
     units, lines = [], []
     for system, (head, layer) in systems.items():
         fixed = head in ("majority", "svm")
@@ -55,8 +59,8 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
                               "epochs": None if failed or fixed else count,
                               "tested_epoch": None if failed or fixed else count - 10,
                               "curve": None if failed or fixed else curve.round(4).tolist()})
-                for part in () if failed else ("valid", "test"):
-                    speaker = fold[part]
+                parts = [("valid", fold["valid"]), *(("test", name) for name in names if fold["test"] in (name, other))]
+                for part, speaker in () if failed else parts:
                     noise = draw.normal(0, 1.2, (len(truth[speaker]), len(labels)))
                     noise[np.arange(len(noise)), truth[speaker]] += max(0.0, strength + ease[speaker])
                     logits = np.tile([0.3, 0, 0, 0][:len(labels)], (len(noise), 1)) if head == "majority" else noise

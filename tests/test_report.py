@@ -232,6 +232,13 @@ def test_the_matrix_of_corpora(corpora, tmp_path):
     assert (page.parent / "protocol_emodb_ravdess.csv").is_file()
 
 
+def test_one_test_set_is_one_whichever_cell_names_its_speakers(corpora, tmp_path):
+    plan = {"systems": {"mp-1": ("mp", 1)}, "runs": (1,), "per_class": 4, "speakers": 6}
+    crossed = write_results(tmp_path / "same", test_corpus="ravdess", **plan)
+    assert "ravdess/03" in json.loads((crossed / "results.json").read_text())["speakers"]
+    assert "one test set" not in Page(report.main([str(crossed), str(corpora[2])])).text
+
+
 def test_the_sentences_of_another_corpus_are_told(corpora):
     content = json.loads((corpora[1] / "results.json").read_text())
     content["sentences"] = {"trained": 10, "tested": 2, "both": 0}
@@ -251,8 +258,17 @@ def test_a_label_without_utterances_is_told(corpora):
 
 
 def test_two_folders_of_the_same_corpora_are_refused(corpora):
-    with pytest.raises(DataError, match="are both of emodb → ravdess: give one folder for each pair"):
+    with pytest.raises(DataError, match="are both trained on emodb and tested on ravdess: give one folder for"):
         report.main([str(corpora[1])] * 2)
+
+
+def test_one_corpus_after_another_of_the_same_plugin_is_crossed(tmp_path):
+    folder = write_results(tmp_path, corpus="csv", test_corpus="csv", systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)},
+                           **SMALL)
+    page = report.main([str(folder)])
+    assert "csv → csv" in Page(page).text
+    assert "Each run is one training, which tests all speakers" in Page(page).text
+    assert "nadeau_bengio_p" not in records(page.parent / "comparisons.csv")[0]
 
 
 def test_other_labels_are_refused(corpora, tmp_path):

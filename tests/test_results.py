@@ -113,6 +113,18 @@ def test_a_head_with_two_settings_is_two_kinds(folder):
     assert [results.kind(name) for name in results.systems] == ["mp, units 64", "mp, units 96"]
 
 
+@pytest.mark.parametrize(("about", "crossed", "title"), [
+    ({}, False, "emodb"),
+    ({"test_corpus": None}, False, "emodb"),
+    ({"test_corpus": "ravdess"}, True, "emodb → ravdess"),
+    ({"test_corpus": "emodb"}, True, "emodb → emodb"),
+])
+def test_another_corpus_is_tested_where_one_is_named(tmp_path, about, crossed, title):
+    results = Results.load(write_results(tmp_path, systems=PLAN, speakers=3, per_class=3, **about))
+    assert (results.crossed, results.title) == (crossed, title)
+    assert len({*results.runs("mp-1")[0].speakers}) == 3
+
+
 def test_a_speaker_of_one_class_is_read(tmp_path):
     folder = write_results(tmp_path, systems=PLAN, speakers=4, per_class=3)
     rewrite(folder, lambda lines: [line for line in lines if line[5] != "03" or line[6] == "anger"])
