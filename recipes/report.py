@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -183,13 +184,17 @@ def layers(results: Results, scores: Mapping[str, Scores]) -> Section:
     lines: dict[tuple[str, bool], list[tuple[int, float, float, float]]] = {}
     references: dict[str, float] = {}
     records: list[dict[str, Any]] = []
+    kinds = {name: results.kind(name) for name in scores}
+    points = Counter((kinds[name], one.system.is_control, one.system.layer) for name, one in scores.items())
     for name, one in scores.items():
         system = one.system
         if system.layer is None:
             references[name] = one.ua
             continue
         low, high = (one.ua, one.ua) if one.low is None or one.high is None else (one.low, one.high)
-        kind = results.kind(name)
+        kind = kinds[name]
+        if points[kind, system.is_control, system.layer] > 1:  # the settings do not tell them apart
+            kind = name
         lines.setdefault((kind, system.is_control), []).append((system.layer, one.ua, low, high))
         records.append({"system": name, "head": kind, "layer": system.layer, "random_weights": system.is_control,
                         "UA": one.ua, "low": one.low, "high": one.high})

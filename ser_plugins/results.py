@@ -146,12 +146,17 @@ class Results:
         return {name.removeprefix(prefix): one for name, one in self.about["speakers"].items()}
 
     def kind(self, system: str) -> str:
-        """A system's head, with those of its own settings that tell it from others of that head, but for the layer."""
+        """A system's head, with those of its own settings that tell it from others of that head, but for the layer.
+
+        A suffix that the plan gives stands for the options that it was given for.
+        """
         one = self.systems[system]
-        others = [other.settings for other in self.systems.values() if other.head == one.head]
-        own = [f"{key} {value}" for key, value in one.settings.items() if key not in ("layer", "untrained_encoder")
-               and any(settings.get(key) != value for settings in others)]
-        return ", ".join([str(one.head or system), *own])
+        suffix = one.settings.get("suffix")
+        alike = [other.settings for other in self.systems.values()
+                 if (other.head, other.settings.get("suffix")) == (one.head, suffix)]
+        own = [f"{key} {told(value)}" for key, value in one.settings.items()
+               if key not in ("layer", "untrained_encoder") and any(other.get(key) != value for other in alike)]
+        return ", ".join([str(one.head or system), *([] if suffix is None else [str(suffix)]), *own])
 
     def units_of(self, system: str) -> list[Unit]:
         """The units of a system, run by run."""
@@ -205,6 +210,22 @@ class Results:
             if expected and different:
                 raise DataError(f"{where}: predictions of {'; '.join(different)}; systems are compared on the same "
                                 "utterances, so run it again on the corpus of the others")
+
+
+def told(value: Any) -> str:
+    """A setting's value in a few words: of a long list its ends and its length, of a long text both ends.
+
+    Example
+    -------
+    >>> told([0.9, 0.95, 1.0, 1.05, 1.1]), told([0, 0]), told(None)
+    ('[0.9, …, 1.1] (5)', '[0, 0]', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, list) and len(value) > 4:
+        return f"[{told(value[0])}, …, {told(value[-1])}] ({len(value)})"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:19]}…{text[-20:]}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

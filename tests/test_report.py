@@ -154,6 +154,24 @@ def test_speakers_and_genders(made):
     assert records(page.parent / "speakers.csv")[0]["worst"] == "5 speakers"  # a constant has no worst one
 
 
+AUGMENTED = {"mp-3": {}, "mp-3-alone": {"tempi": [], "suffix": "alone"},  # as in hparams/augmentation.yaml
+             "mp-3-dense": {"tempi": [round(0.85 + 0.0075 * number, 4) for number in range(41)], "suffix": "dense"},
+             "mp-3-level": {"gain": [0, 0], "suffix": "level"}, "mp-2": {}}
+
+
+@pytest.mark.parametrize(("told", "lines"), [(True, ["mp", "mp, alone", "mp, dense", "mp, level", "mp"]),
+                                             (False, ["mp-3", "mp-3-alone", "mp-3-dense", "mp-3-level", "mp"])])
+def test_a_line_of_layers_has_one_system_at_each(tmp_path, told, lines):
+    folder = write_results(tmp_path, systems={name: ("mp", int(name[3])) for name in AUGMENTED}, **SMALL)
+    content = json.loads((folder / "results.json").read_text())
+    for name, own in AUGMENTED.items():
+        content["systems"][name]["settings"] = {"layer": int(name[3]), "dropout": 0.25, **(own if told else {})}
+    (folder / "results.json").write_text(json.dumps(content))
+    rows = records(report.main([str(folder)]).parent / "layers.csv")
+    assert [row["system"] for row in rows] == [*AUGMENTED]
+    assert [row["head"] for row in rows] == lines
+
+
 def test_a_temperature_mends_what_was_spoilt(tmp_path):
     write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, speakers=5, per_class=20, sharpness=4.0)
     table = records(report.main([str(tmp_path)]).parent / "calibration.csv")

@@ -101,16 +101,39 @@ def test_without_validation_predictions_there_is_no_temperature(folder):
     assert len(results.tempered("majority")) == 1
 
 
-def test_a_head_with_two_settings_is_two_kinds(folder):
+def kinds(folder, settings):
+    """Of systems of the head mp with such settings each."""
     def vary(content):
-        content["systems"] = {name: {**content["systems"]["mp-1"], "settings": {"layer": 1, "units": units, "lr": 1}}
-                              for name, units in (("mp-1", 64), ("mp-1-wide", 96))}
+        content["systems"] = {name: {**content["systems"]["mp-1"], "settings": {"layer": 1, "lr": 1, **own}}
+                              for name, own in settings.items()}
         content["units"] = [unit for unit in content["units"] if unit["system"] == "mp-1"]
 
     describe(folder, vary)
     rewrite(folder, lambda lines: [line for line in lines if line[0] != "majority"])
     results = Results.load(folder)
-    assert [results.kind(name) for name in results.systems] == ["mp, units 64", "mp, units 96"]
+    return [results.kind(name) for name in results.systems]
+
+
+def test_a_head_with_two_settings_is_two_kinds(folder):
+    assert kinds(folder, {"mp-1": {"units": 64}, "mp-1-wide": {"units": 96}}) == ["mp, units 64", "mp, units 96"]
+
+
+TEMPI = [round(0.85 + 0.0075 * number, 4) for number in range(41)]
+
+
+def test_a_setting_may_be_a_list_and_a_long_one_is_told_shortly(folder):
+    assert kinds(folder, {"mp-1": {}, "mp-1-a": {"tempi": []}, "mp-1-b": {"tempi": TEMPI}, "mp-1-c": {"gain": [0, 0]},
+                          "mp-1-d": {"encoder": "/a/very/long/path/to/some/folder/with/an/encoder"}}) == [
+        "mp", "mp, tempi []", "mp, tempi [0.85, …, 1.15] (41)", "mp, gain [0, 0]",
+        "mp, encoder /a/very/long/path/t…lder/with/an/encoder"]
+
+
+def test_a_suffix_stands_for_its_options(folder):
+    assert kinds(folder, {"mp-1": {}, "mp-1-alone": {"tempi": [], "suffix": "alone"},
+                          "mp-1-dense": {"tempi": TEMPI, "suffix": "dense"},
+                          "mp-1-wide-64": {"units": 64, "tempi": [], "suffix": "wide"},
+                          "mp-1-wide-96": {"units": 96, "tempi": [], "suffix": "wide"}}) == [
+        "mp", "mp, alone", "mp, dense", "mp, wide, units 64", "mp, wide, units 96"]
 
 
 @pytest.mark.parametrize(("about", "crossed", "title"), [
