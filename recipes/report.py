@@ -166,11 +166,11 @@ def confusions(scores: Mapping[str, Scores]) -> Section:
     labels = next(iter(scores.values())).runs[0].names
     for name, one in scores.items():
         counts = np.mean([metrics.confusion_matrix(run.truth, run.predicted, labels) for run in one.runs], axis=0)
-        total = counts.sum(axis=1, keepdims=True)
-        shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+        shares = figures.row_shares(counts)
         records += [{"system": name, "true": label, **dict(zip(labels, row, strict=True))}
                     for label, row in zip(labels, shares.tolist(), strict=True)]
-        right = ", ".join(f"{label} {share:.0%}" for label, share in zip(labels, shares.diagonal(), strict=True))
+        right = ", ".join(f"{label} " + ("no utterance" if np.isnan(share) else f"{share:.0%}")
+                          for label, share in zip(labels, shares.diagonal(), strict=True))
         items.append(Picture(f"confusion_{name}", "", f"Confusion matrix of {name}; right are {right}.",
                              figures.confusion_figure(counts, labels, name)))
     columns = {"system": "{system}", "true": "{true}", **{label: f"{{{label}:.3f}}" for label in labels}}

@@ -29,8 +29,17 @@ KINDS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#888888"
 
 
+def row_shares(counts: np.ndarray) -> np.ndarray:
+    """Counts ``[true class, predicted class]`` as shares of their row; NaN where a class has no utterances."""
+    counts = np.asarray(counts)
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+
+
 def confusion_figure(matrix: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
     """Confusion matrix, each row in per cent of its true class, with counts (Lakomkin et al. 2017, Fig. 5).
+
+    The row of a class without utterances stays blank.
 
     Arguments
     ---------
@@ -45,13 +54,12 @@ def confusion_figure(matrix: np.ndarray, labels: Sequence[str], title: str = "")
     -------
     matplotlib.figure.Figure
     """
-    matrix = np.asarray(matrix)
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    shares = row_shares(matrix)
     figure = Figure(figsize=(1.6 + 0.9 * len(labels), 1.2 + 0.8 * len(labels)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    texts = [[f"{share:.0%}\n({round(float(count), 1):g})" for share, count in zip(*rows, strict=True)]
+    texts = [["–" if np.isnan(share) else f"{share:.0%}\n({round(float(count), 1):g})"
+              for share, count in zip(*rows, strict=True)]
              for rows in zip(shares, matrix, strict=True)]
     _write_cells(axes, image, texts)
     ticks = range(len(labels))

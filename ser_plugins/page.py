@@ -31,10 +31,10 @@ class Table:
     caption : str
         Its first sentence is the title where the table is folded.
     records : Sequence[Mapping[str, Any]]
-        What the CSV file holds, with all digits.
+        What the CSV file holds, with all digits; None and NaN are empty there.
     columns : Mapping[str, str]
         What the page and LaTeX show: heading → format of a record, such as ``"{low:.3f} to {high:.3f}"``. A cell whose
-        numbers a record lacks, or has as None, is a dash.
+        numbers a record lacks, or has as None or NaN, is a dash.
     folded : bool
         The page shows it on demand.
     prose : bool
@@ -59,7 +59,7 @@ class Table:
             writer = csv.DictWriter(file, dict.fromkeys(key for record in self.records for key in record),
                                     lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.records)
+            writer.writerows({key: value for key, value in record.items() if value == value} for record in self.records)
 
         head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (list(self.columns), *self.rows))
         lines = [f"% {self.caption}", rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule", head,
@@ -118,7 +118,10 @@ class _Formatter(string.Formatter):
     """Takes the whole of a field's name for a key: one may be a label with a dot."""
 
     def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return kwargs[field_name], field_name
+        value = kwargs[field_name]
+        if value != value:  # NaN
+            raise KeyError(field_name)
+        return value, field_name
 
 
 def _cell(column: str, record: Mapping[str, Any]) -> str:

@@ -28,18 +28,22 @@ def full_plan() -> dict[str, tuple[str, int | None]]:
 
 def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = SYSTEMS, speakers: int = 10,
                   runs: Sequence[int] = (1, 2, 3), per_class: int = 6, labels: Sequence[str] = LABELS, sharpness=2.0,
-                  missing: Sequence[tuple[str, str, int]] = (), seed: int = 0, **about: Any) -> Path:
+                  missing: Sequence[tuple[str, str, int]] = (), absent: str | None = None, seed: int = 0,
+                  **about: Any) -> Path:
     """Writes the two files, the same ones for the same arguments.
 
     Logits are noise plus the system's strength at the true class, so their softmax is calibrated no more than by
     chance; times ``sharpness`` they are overconfident. ``missing`` names units (system, fold, seed) that failed. With a
-    ``test_corpus`` there is one fold, which tests all its speakers.
+    ``test_corpus`` there is one fold, which tests all its speakers. Of the label ``absent`` there is no utterance.
     """
     draw = np.random.default_rng(seed)
     other = about.get("test_corpus")
     names = [("" if other is None else f"{other}/") + f"{number:02}" for number in range(3, 3 + speakers)]
     ease = dict(zip(names, draw.normal(0, 0.6, speakers), strict=True))
     sizes = {name: draw.integers(max(1, per_class // 2), 2 * per_class, len(labels)) for name in names}
+    if absent is not None:
+        for counts in sizes.values():
+            counts[labels.index(absent)] = 0
     truth = {name: np.repeat(np.arange(len(labels)), sizes[name]) for name in names}
     folds = [{"test": name, "valid": names[(number + 1) % speakers]} for number, name in enumerate(names)]
     if other is not None:

@@ -26,10 +26,20 @@ def test_each_cell_holds_its_share_of_the_row_and_its_count():
     assert len(shown) == 16
     for row, counts in enumerate(MATRIX.tolist()):
         for column, count in enumerate(counts):
-            share = 100 * count / sum(counts) if sum(counts) else 0
+            if not sum(counts):
+                assert shown[column, row] == "–"
+                continue
+            share = 100 * count / sum(counts)
             percent, number = shown[column, row].split("\n")
             assert float(percent.removesuffix("%")) == pytest.approx(share, abs=0.5)
             assert number == f"({count})"
+
+
+def test_the_row_of_a_class_without_utterances_is_blank():
+    axes = confusion_figure(MATRIX, LABELS).axes[0]
+    colours = axes.images[0].to_rgba(axes.images[0].get_array())
+    assert (colours[..., 3] == 0).tolist() == [[False] * 4] * 3 + [[True] * 4]
+    assert [text.get_color() for text in axes.texts[-4:]] == ["black"] * 4
 
 
 def test_rows_are_the_true_class():

@@ -44,6 +44,13 @@ def test_a_number_that_there_is_none_of_is_a_dash():
     assert TABLE.rows == [["mp_1 & <b>", "0.12 to 0.50", DASH], ["rnn", DASH, DASH]]
 
 
+def test_a_number_that_is_none_is_a_dash_and_empty_in_the_csv_file(tmp_path):
+    table = Table("t", "", [{"a": float("nan"), "b": 1}, {"a": np.float64("nan"), "b": None}], {"a": "{a:.1f}"})
+    assert table.rows == [[DASH], [DASH]]
+    table.save(tmp_path)
+    assert (tmp_path / "t.csv").read_text() == "a,b\n,1\n,\n"
+
+
 def test_a_key_may_hold_dots_and_brackets():
     assert Table("t", "", [{"a.b[0]": 0.5}], {"x": "{a.b[0]:.1f}"}).rows == [["0.5"]]
 

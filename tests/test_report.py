@@ -196,6 +196,16 @@ def test_a_speaker_of_one_class_and_an_unknown_gender_are_told(tmp_path):
     assert "The gender of 1 of 5 speakers is not known." in text
 
 
+def test_a_class_that_nobody_speaks_has_no_recall(tmp_path):
+    labels = ("anger", "joy", "sadness")
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1)}, labels=labels, absent="joy", **SMALL)
+    page = report.main([str(folder)])
+    rows = {row["true"]: [row[label] for label in labels] for row in records(page.parent / "confusions.csv")}
+    assert rows["joy"] == ["", "", ""]
+    assert sum(map(float, rows["anger"])) == pytest.approx(1)
+    assert any("joy no utterance" in image["alt"] for image in Page(page).images)
+
+
 def test_systems_on_different_utterances_are_refused(tmp_path):
     folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, **SMALL)
     with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8") as file:
