@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,9 +16,11 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ser_plugins import figures
+from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
 
 DASH = "–"  # a number that there is none of
+MADE = "files.json"  # beside the page: the names of what was made with it
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Table:
         """The texts of the cells."""
         return [[_cell(column, record) for column in self.columns.values()] for record in self.records]
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return f"{self.name}.csv", f"{self.name}.tex"
+
     def save(self, folder: Path) -> None:
         """Writes NAME.csv and NAME.tex (booktabs)."""
         def write_csv(file: IO[str]) -> None:
@@ -76,6 +83,10 @@ class Picture:
     caption: str
     alt: str
     figure: Figure
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return f"{self.name}.png", f"{self.name}.pdf"
 
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.pdf."""
@@ -103,7 +114,18 @@ class Section:
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Writes ``index.html``, and each table and figure as files; returns the page."""
+    """Writes ``index.html``, and each table and figure as files; returns the page.
+
+    ``files.json`` lists what was made, so that what an earlier page had and this one has not is removed.
+
+    Raises
+    ------
+    DataError
+        ``files.json`` is no such list, or a file cannot be written.
+    """
+    made = {"index.html", *(name for section in sections for item in section.items for name in item.files)}
+    before = _listed(folder / MADE)
+    _list(folder / MADE, made | before)  # all of them, should this be interrupted
     for section in sections:
         for item in section.items:
             item.save(folder)
@@ -111,7 +133,25 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(title=title, sections=sections)
     write_atomically(folder / "index.html", lambda file: file.write(page))
+    for name in before - made:
+        (folder / name).unlink(missing_ok=True)
+    _list(folder / MADE, made)
     return folder / "index.html"
+
+
+def _listed(path: Path) -> set[str]:
+    """The names that ``files.json`` has; none where it is not there."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        if not all(Path(name).name == name and Path(name).suffix for name in names):  # else it is not ours
+            raise ValueError("need names of files, without a folder")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is no list of a page's files ({error}): remove it, and old files beside it") from error
+    return set(names)
+
+
+def _list(path: Path, names: Collection[str]) -> None:
+    write_atomically(path, lambda file: json.dump(sorted(names), file, indent=1))
 
 
 class _Formatter(string.Formatter):

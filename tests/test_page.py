@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ser_plugins import page
+from ser_plugins.errors import DataError
 from ser_plugins.page import DASH, Picture, Section, Table
 
 RECORDS = [{"system": "mp_1 & <b>", "low": 0.123456789, "high": 0.5}, {"system": "rnn", "low": None, "high": 0.5}]
@@ -94,6 +95,40 @@ def test_the_page_needs_nothing_else(tmp_path):
     for text in ("a <title>", "mp_1 & <b>", "0.12 to 0.50", "run --it", "A line."):
         assert text in found.text
     assert [attributes["alt"] for tag, attributes in found.tags if tag == "img"] == ['rising "steadily"'] * 2
+
+
+def test_what_an_earlier_page_made_is_removed_and_nothing_else(tmp_path):
+    for name in ("notes.csv", "line2.png"):
+        (tmp_path / name).write_text("the user's")
+    page.write(tmp_path, "one", [Section("A", items=[TABLE, picture()])])
+    assert {"numbers.csv", "numbers.tex", "line.png", "line.pdf"} <= {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "line.pdf").unlink()  # by the user
+    page.write(tmp_path, "two", [Section("A", items=[TABLE])])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "index.html", "files.json", "numbers.csv", "numbers.tex", "notes.csv", "line2.png"}
+
+
+def test_an_interrupted_page_knows_its_files(tmp_path, monkeypatch):
+    page.write(tmp_path, "one", [Section("A", items=[picture()])])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    second = [Section("A", items=[TABLE, Picture("new", "", "", picture().figure)])]
+    with monkeypatch.context() as patch:
+        patch.setattr(page.figures, "content", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            page.write(tmp_path, "two", second)
+    page.write(tmp_path, "three", [Section("A")])
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "files.json"}
+
+
+@pytest.mark.parametrize("content", ["{", "7", "[7]", '[".."]', '["../results.json"]', '["/etc/passwd"]'])
+def test_a_list_that_no_page_wrote_is_refused(tmp_path, content):
+    (tmp_path / "files.json").write_text(content)
+    with pytest.raises(DataError, match=r"files\.json is no list of a page's files"):
+        page.write(tmp_path, "one", [Section("A", items=[TABLE])])
+    assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])

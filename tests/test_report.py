@@ -126,6 +126,15 @@ def test_an_incomplete_system_is_counted_and_has_no_number(made):
     assert "rnn-2" not in {row["second"] for row in records(page.parent / "comparisons.csv")}
 
 
+def test_a_complete_plan_leaves_no_table_of_what_is_missing(tmp_path):
+    plan = {"systems": {"mp-1": ("mp", 1)}, **SMALL}
+    page = report.main([str(write_results(tmp_path, missing=[("mp-1", "03", 1)], **plan))])
+    assert (page.parent / "missing.csv").is_file()
+    report.main([str(write_results(tmp_path, **plan))])
+    assert not (page.parent / "missing.csv").exists()
+    assert not (page.parent / "missing.tex").exists()
+
+
 def test_the_page_needs_no_other_file_and_every_figure_is_told_in_words(made):
     _, page = made
     found = Page(page)
