@@ -7,8 +7,9 @@ as pitch in unvoiced frames.
 *Correlation.* Pearson's r over the frames of an utterance, for every pair of neuron and descriptor. Frames of an
 utterance depend on each other, utterances of a speaker too, so a test needs the speaker as its unit: r becomes
 z = artanh r (Fisher 1915), z is averaged over a speaker's utterances, and the speakers' means are tested against 0 by
-Student's t. Holm's correction is over the neurons of all layers, within a descriptor. The best of thousands of neurons
-follows a descriptor closely in a network with random weights too: compare with that.
+Student's t. The r of a neuron is the mean of these, each speaker weighing the same, turned back. Holm's correction is
+over the neurons of all layers, within a descriptor. The best of thousands of neurons follows a descriptor closely in a
+network with random weights too: compare with that.
 
 *Probes* (Alain and Bengio 2016): how well does a linear classifier read a property from a layer's mean over time? Score
 is UA, chance 1 / classes. A random encoder's score says what the input gives anyway, so the trained one's is read
@@ -81,7 +82,7 @@ class Correlations:
     Arguments
     ---------
     r : np.ndarray
-        Mean over utterances (of z, turned back into r).
+        Mean over speakers, of each one's mean over utterances (of z, turned back into r).
     pooled : np.ndarray
         Over the frames of all utterances together.
     utterances, speakers : np.ndarray
@@ -129,12 +130,13 @@ class Correlator:
             raise DataError(f"{len(self._speakers)} speaker(s): a test needs two or more, since speakers are its units")
         totals, counts = (np.stack(column) for column in zip(*self._speakers.values(), strict=True))
         utterances, speakers = counts.sum(axis=0), (counts > 0).sum(axis=0)
-        mean = _ratio(totals.sum(axis=0), utterances)
-        p = _t_test(_ratio(totals, counts), speakers)
+        means = _ratio(totals, counts)  # NaN where a speaker has none
+        r = np.tanh(_ratio(np.nansum(means, axis=0), speakers))
+        p = _t_test(means, speakers)
         holm = np.full(p.shape, np.nan)
         for row, values in zip(holm, p, strict=True):
             row[np.isfinite(values)] = significance.holm(values[np.isfinite(values)].tolist())
-        return Correlations(np.tanh(mean), _pearson(*self._moments), utterances, speakers, p, holm)
+        return Correlations(r, _pearson(*self._moments), utterances, speakers, p, holm)
 
 
 def correlation(neuron: np.ndarray, descriptor: np.ndarray) -> float:
@@ -162,10 +164,14 @@ def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _t_test(means: np.ndarray, speakers: np.ndarray) -> np.ndarray:
-    """Two-sided p that means ``[speakers, …]``, NaN where a speaker has none, are those of 0."""
+    """Two-sided p that means ``[speakers, …]``, NaN where a speaker has none, are those of 0.
+
+    Where all means, of two speakers or more, are exactly 0, p is 1.
+    """
     value = _ratio(np.nansum(means, axis=0), speakers)
     free = np.where(speakers > 1, speakers - 1, np.nan)
     error = np.sqrt(np.nansum((means - value)**2, axis=0) / free / np.where(speakers > 0, speakers, np.nan))
+    error[(value == 0) & (error == 0)] = 1.0  # any: t is 0
     with np.errstate(divide="ignore"):  # speakers who are all alike
         return 2 * stats.t.sf(np.abs(value) / error, free)
 

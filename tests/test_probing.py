@@ -135,7 +135,10 @@ def test_frames_of_the_recogniser_are_centred_on_multiples_of_its_step():
 
 
 def utterances(seed=0, neurons=5, columns=3):
-    """Random frames with something in common, ``(neurons, descriptors, speaker)``; some descriptors are missing."""
+    """Random frames with something in common, ``(neurons, descriptors, speaker)``; some descriptors are missing.
+
+    The three speakers have 5, 3 and 1 utterances.
+    """
     generator = np.random.default_rng(seed)
     found = []
     for number in range(9):
@@ -144,7 +147,7 @@ def utterances(seed=0, neurons=5, columns=3):
         x = generator.normal(size=(length, neurons)) + common * np.linspace(-1, 1, neurons) + number
         d = generator.normal(size=(length, columns)) + common
         d[generator.random(d.shape) < 0.1] = np.nan
-        found.append((x.astype(np.float32), d, f"s{number % 3}"))
+        found.append((x.astype(np.float32), d, f"s{(number > 4) + (number > 7)}"))
     return found
 
 
@@ -164,7 +167,7 @@ def test_correlations_are_scipys():
         z = {}
         for x, d, speaker in pairs:
             z.setdefault(speaker, []).append(np.arctanh(stats.pearsonr(x, d).statistic))
-        assert found.r[row, column] == pytest.approx(np.tanh(np.mean(np.concatenate([*z.values()]))))
+        assert found.r[row, column] == pytest.approx(np.tanh(np.mean([np.mean(v) for v in z.values()])))
         assert found.pooled[row, column] == pytest.approx(
             stats.pearsonr(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))).statistic)
         assert found.p[row, column] == pytest.approx(stats.ttest_1samp([np.mean(v) for v in z.values()], 0).pvalue)
@@ -200,6 +203,35 @@ def test_a_perfect_neuron_and_its_negative():
     np.testing.assert_allclose(found.r[0, :2], [1, -1], atol=1e-6)
     assert found.holm[0, 0] < 1e-6
     assert np.abs(found.r[1]).max() < 0.6
+
+
+def test_a_speaker_of_many_utterances_does_not_turn_the_sign():
+    generator = np.random.default_rng(0)
+    d = generator.normal(size=(60, 1))
+    parts = [(sign * d + generator.normal(size=d.shape), d, speaker) for speaker, sign, count in
+             (("s0", -1, 30), ("s1", 1, 2), ("s2", 1, 2), ("s3", 1, 2)) for _ in range(count)]
+    found = correlations(parts)
+    means = [np.mean([np.arctanh(stats.pearsonr(x[:, 0], d[:, 0]).statistic) for x, d, speaker in parts
+                      if speaker == f"s{number}"]) for number in range(4)]
+    reference = stats.ttest_1samp(means, 0)
+    assert found.p[0, 0] == pytest.approx(reference.pvalue)
+    assert np.sign(found.r[0, 0]) == np.sign(reference.statistic) == 1
+
+
+def test_correlations_that_are_exactly_zero_are_no_evidence():
+    d = np.tile([1.0, 1.0, -1.0, -1.0], 5)[:, None]
+    x = np.tile([1.0, -1.0, 1.0, -1.0], 5)[:, None]  # orthogonal in whole numbers
+    found = correlations([(np.hstack([x, d]), d, speaker) for speaker in ("s0", "s1", "s2")])
+    assert (found.r[0, 0], found.p[0, 0], found.holm[0, 0]) == (0, 1, 1)
+    assert found.p[0, 1] < 1e-9  # all alike, and not zero
+
+
+def test_a_single_speaker_with_a_value_has_no_p():
+    d = np.tile([1.0, 1.0, -1.0, -1.0], 5)[:, None]
+    x = np.tile([1.0, -1.0, 1.0, -1.0], 5)[:, None]
+    found = correlations([(x, d, "s0"), (x, np.full_like(d, np.nan), "s1")])
+    assert found.r[0, 0] == 0
+    assert np.isnan(found.p[0, 0])
 
 
 def test_frames_do_not_count_as_independent():
