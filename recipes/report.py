@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import report_corpora
-from report_parts import INTERVAL, Scores, protocol, scores_of
+from report_parts import INTERVAL, Scores, partly_tested, protocol, scores_of
 
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.claims import judge
@@ -94,7 +94,7 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
         "WA, runs": "{WA_runs}", "WA, speakers": "{WA_speakers}", "F1, runs": "{F1_runs}",
         "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
         "trained": "{trainable_parameters:,}"})]
-    text = [f"{key}: {value}." for key, value in results.about["definitions"].items()]
+    text = partly_tested(results) + [f"{key}: {value}." for key, value in results.about["definitions"].items()]
     if lost:
         count = sum(len(tests) for tests in lost.values())
         text.append(f"{count} of {len(results.units)} units are missing. A system has numbers over its complete runs "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from report_parts import INTERVAL, protocol, scores_of, told_sentences
+from report_parts import INTERVAL, partly_tested, protocol, scores_of, told_sentences
 
 from ser_plugins import figures
 from ser_plugins.errors import DataError
 from ser_plugins.page import Picture, Section, Table
-from ser_plugins.results import Results
+from ser_plugins.results import Results, told
 
 
 def sections(folders: Sequence[Results]) -> list[Section]:
@@ -61,23 +62,79 @@ def across_corpora(cells: Mapping[tuple[str, str], Results]) -> Section:
 
 
 def differences(cells: Mapping[tuple[str, str], Results]) -> list[str]:
-    """What is said of languages, sentences, labels and speakers that differ."""
+    """What is said of the cells, of their test sets, and of what else they should share."""
+    every = list(cells.values())
+    return [sentence for results in every for sentence in of_cell(results)] + test_sets(every) + unlike(every)
+
+
+def of_cell(results: Results) -> list[str]:
+    """What is said of languages, sentences and labels that differ, and of speakers that are left out."""
+    about, text = results.about, []
+    ours, theirs = about.get("language"), about.get("test_language")
+    if ours and theirs and ours != theirs:
+        text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
+    if results.crossed and about.get("sentences"):
+        text.append(f"{results.title}: of {told_sentences(about['sentences'])}.")
+    elif results.crossed:
+        text.append(f"{results.title}: transcripts lacking: sentences not compared.")
+    heard = {label for one in about["speakers"].values() for label, count in one.get("counts", {}).items() if count}
+    lacking = [label for label in results.labels if label not in heard]
+    if heard and lacking:
+        text.append(f"{results.title}: no utterance of {', '.join(lacking)}; UA is over the other labels.")
+    return text + [f"{results.title}: {sentence}" for sentence in partly_tested(results)]
+
+
+def test_sets(every: Sequence[Results]) -> list[str]:
+    """What is said of cells that test one corpus, and not the same utterances of it."""
     text = []
     first: dict[str, Results] = {}
-    for results in cells.values():
-        about, other = results.about, first.setdefault(results.corpora[1], results)
-        ours, theirs = about.get("language"), about.get("test_language")
-        if ours and theirs and ours != theirs:
-            text.append(f"{results.title}: the languages differ, {ours} and {theirs}.")
-        if results.crossed and about.get("sentences"):
-            text.append(f"{results.title}: of {told_sentences(about['sentences'])}.")
-        heard = {label for one in about["speakers"].values()
-                 for label, count in one.get("counts", {}).items() if count}
-        lacking = [label for label in results.labels if label not in heard]
-        if heard and lacking:
-            text.append(f"{results.title}: no utterance of {', '.join(lacking)}; UA is over the other labels.")
-        odd = sorted({*results.tested} ^ {*other.tested})
+    for results in every:
+        other = first.setdefault(results.corpora[1], results)
+        ours, theirs = results.tested, other.tested
+        both = f"{results.title} and {other.title}"
+        odd = sorted({*ours} ^ {*theirs})
         if odd:
-            text.append(f"{results.title} and {other.title}: only one tests {', '.join(odd)}; the two cells are "
-                        "not of one test set.")
+            text.append(f"{both}: only one tests {', '.join(odd)}; the two cells are not of one test set.")
+        changed = sorted(name for name in {*ours} & {*theirs} if ours[name].get("counts") != theirs[name].get("counts"))
+        if changed:
+            text.append(f"{both}: other utterances of {', '.join(changed)}; the two cells are not of one test set.")
     return text
+
+
+def unlike(every: Sequence[Results]) -> list[str]:
+    """What cells should share and do not: a sentence for each thing, with its values and the cells that have them."""
+    found: dict[tuple[str, str], list[str]] = {}  # thing and values → the systems
+    for system, thing, values in shared(every):
+        groups: dict[str, list[str]] = {}  # value → the cells
+        for title, value in values.items():
+            groups.setdefault(repr(value), []).append(title)
+        if len(groups) > 1:
+            text = "; ".join(f"{told(values[titles[0]])} in {', '.join(titles)}" for titles in groups.values())
+            found.setdefault((thing, text), []).extend(system)
+    return [f"Not alike: {thing}{' of ' * bool(systems)}{', '.join(systems)}, {text}."
+            for (thing, text), systems in found.items()]
+
+
+def shared(every: Sequence[Results]) -> Iterator[tuple[list[str], str, dict[str, Any]]]:
+    """What cells should share, ``(the system that it is of, what, title of the cell → value)``.
+
+    Options and folds of a corpus are those of the cells that train on it.
+    """
+    yield [], "seeds", {one.title: one.about["runs"] for one in every}
+    versions = {one.title: str(one.about["protocol"].get("versions", "")).split(", ") for one in every}
+    common = set.intersection(*map(set, versions.values()))
+    yield [], "versions", {title: ", ".join(name for name in names if name not in common)
+                           for title, names in versions.items()}
+    for key in dict.fromkeys(key for one in every for key in one.about["protocol"]):
+        if key not in ("versions", "corpus_options", "encoder"):  # of the encoder, each system has the fingerprint
+            yield [], key, {one.title: one.about["protocol"].get(key) for one in every}
+    for corpus in dict.fromkeys(one.corpora[0] for one in every):
+        own = [one for one in every if one.corpora[0] == corpus]
+        yield [], f"options of {corpus}", {one.title: one.about["protocol"].get("corpus_options") for one in own}
+        yield [], f"training speakers of {corpus}", {
+            one.title: [fold.get("train") for fold in one.about["folds"]] for one in own if one.crossed}
+    for name in dict.fromkeys(name for one in every for name in one.systems):
+        systems = {one.title: one.systems[name] for one in every if name in one.systems}
+        yield [name], "encoder", {title: system.encoder for title, system in systems.items()}
+        for key in dict.fromkeys(key for system in systems.values() for key in system.settings):
+            yield [name], key, {title: system.settings.get(key) for title, system in systems.items()}

@@ -83,6 +83,14 @@ def protocol(results: Results, name: str = "") -> Section:
         [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
 
 
+def partly_tested(results: Results) -> list[str]:
+    """A sentence, where the folds are not all that the corpus has; nothing is known of that in older results."""
+    tested, every = len(results.about["folds"]), results.about.get("corpus_speakers")
+    if every is None or tested >= every:
+        return []
+    return [f"{tested} of the corpus's {every} speakers {'was' if tested == 1 else 'were'} tested."]
+
+
 def told_sentences(counts: Mapping[str, int]) -> str:
     """Which sentences a system may know by heart.
 

@@ -11,11 +11,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import report
+import report_corpora
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from synthetic_results import write_results
 
 from ser_plugins import experiment
 from ser_plugins.errors import DataError
+from ser_plugins.results import Results
 
 PLAN = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1), "rnn-2": ("rnn", 2)}
 SMALL = {"speakers": 5, "runs": (1, 2), "per_class": 4}
@@ -274,6 +276,81 @@ def test_one_test_set_is_one_whichever_cell_names_its_speakers(corpora, tmp_path
     crossed = write_results(tmp_path / "same", test_corpus="ravdess", **plan)
     assert "ravdess/03" in json.loads((crossed / "results.json").read_text())["speakers"]
     assert "one test set" not in Page(report.main([str(crossed), str(corpora[2])])).text
+
+
+def describe(folder, change):
+    """Changes results.json."""
+    content = json.loads((folder / "results.json").read_text())
+    change(content)
+    (folder / "results.json").write_text(json.dumps(content))
+
+
+def test_cells_that_are_alike_are_not_told_apart(corpora):
+    assert "Not alike" not in Page(report.main([*map(str, corpora)])).text
+
+
+def test_what_tells_cells_apart_is_told(corpora):
+    """One sentence for each thing, with the systems that it holds for."""
+    def other(content):
+        content["runs"] = [*range(1, 7)]
+        content["protocol"] |= {"allow_missing_class": True, "versions": "numpy 2, torch 3", "encoder": "/a/folder"}
+        for name, system in content["systems"].items():
+            system["encoder"] = "77aa77aa"
+            system["settings"] = {"tempi": [], "dropout": 0.5 if name == "mp-2" else 0.25}
+
+    def first(content):
+        content["protocol"]["versions"] = "numpy 2, torch 2"
+        content["systems"]["mp-1"]["settings"] = content["systems"]["mp-2"]["settings"] = {"dropout": 0.25}
+
+    describe(corpora[0], first)
+    describe(corpora[1], first)
+    describe(corpora[2], other)
+    cells = report_corpora.by_corpora([Results.load(folder) for folder in corpora])
+    assert [one for one in report_corpora.differences(cells) if "alike" in one] == [
+        "Not alike: seeds, [1] in emodb, emodb → ravdess; [1, …, 6] (6) in ravdess.",
+        "Not alike: versions, torch 2 in emodb, emodb → ravdess; torch 3 in ravdess.",
+        "Not alike: allow_missing_class, none in emodb, emodb → ravdess; True in ravdess.",
+        "Not alike: encoder of mp-1, mp-2, 5b0c7f9e in emodb, emodb → ravdess; 77aa77aa in ravdess.",
+        "Not alike: tempi of mp-1, mp-2, none in emodb, emodb → ravdess; [] in ravdess.",
+        "Not alike: dropout of mp-2, 0.25 in emodb, emodb → ravdess; 0.5 in ravdess."]
+
+
+def test_options_and_folds_are_compared_where_the_corpora_are_the_same(tmp_path):
+    plan = {"systems": {"mp-1": ("mp", 1)}, "runs": (1,), "per_class": 4, "speakers": 3}
+    folders = [write_results(tmp_path / name, test_corpus=name, **plan) for name in ("ravdess", "iemocap")]
+    folders.append(write_results(tmp_path / "rr", corpus="ravdess", **plan))
+    for folder, options, train in zip(folders, ({}, {"a": 1}, {"b": 2}), ("03", "04", "05"), strict=True):
+        describe(folder, lambda content, options=options, train=train: (
+            content["protocol"].update(corpus_options=options), content["folds"][0].update(train=[train])))
+    cells = report_corpora.by_corpora([Results.load(folder) for folder in folders])
+    assert [one for one in report_corpora.differences(cells) if "alike" in one] == [
+        "Not alike: options of emodb, {} in emodb → ravdess; {'a': 1} in emodb → iemocap.",
+        "Not alike: training speakers of emodb, [['03']] in emodb → ravdess; [['04']] in emodb → iemocap."]
+
+
+def test_other_utterances_of_the_same_speakers_are_told(corpora, tmp_path):
+    more = write_results(tmp_path / "more", test_corpus="ravdess", systems={"mp-1": ("mp", 1)}, runs=(1,), speakers=6,
+                         per_class=12)
+    text = Page(report.main([str(corpora[2]), str(more)])).text
+    assert ("emodb → ravdess and ravdess: other utterances of 03, 04, 05, 06, 07, 08; the two cells are not of one "
+            "test set.") in text
+
+
+def test_a_part_of_the_speakers_is_told(tmp_path):
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1)}, corpus_speakers=10, **{**SMALL, "speakers": 2})
+    sections = report.main([str(folder)]).read_text(encoding="utf-8")
+    first = sections[sections.index("<p>"):sections.index("</p>")]
+    assert first.replace("&#39;", "'") == "<p>2 of the corpus's 10 speakers were tested."
+    for known in (2, None):
+        describe(folder, lambda content, known=known: content.update(corpus_speakers=known))
+        assert "speakers were tested" not in Page(report.main([str(folder)])).text
+
+
+def test_lacking_transcripts_are_told(corpora):
+    describe(corpora[1], lambda content: content.update(sentences=None))
+    text = Page(report.main([*map(str, corpora)])).text
+    assert "emodb → ravdess: transcripts lacking: sentences not compared." in text
+    assert text.count("transcripts lacking") == 1
 
 
 def test_the_sentences_of_another_corpus_are_told(corpora):
