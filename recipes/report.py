@@ -29,8 +29,9 @@ from ser_plugins.results import Results
 SHARES = np.arange(2, 21) / 20  # of the utterances kept
 CAPTIONS = {
     "systems": "Table 1. Mean ± standard deviation; over runs, of a metric pooled over all test speakers; over "
-               "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers. "
-               "Units (finished/planned) are trainings of one fold; a run is all folds of one seed.",
+               "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers; "
+               "the CSV file has those of WA and F1 too. Units (finished/planned) are trainings of one fold; a run is "
+               "all folds of one seed.",
     "missing": "Units without a result.",
     "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "
                       "correction. Bold, in full colour: p ≤ 0.05.",
@@ -84,15 +85,15 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
             for metric in significance.METRICS:
                 record |= statistics(f"{metric}_runs", one.values[metric])
                 record |= statistics(f"{metric}_speakers", one.by_speaker[metric])
-            record |= {"low": one.low, "high": one.high}
+                record |= dict(zip((f"{metric}_low", f"{metric}_high"), one.intervals[metric], strict=True))
         records.append(record)
     for unit in results.units:
         if unit.state != "finished":
             lost.setdefault((unit.system, unit.seed, unit.state, unit.error or ""), []).append(unit.test)
     items = [Table("systems", CAPTIONS["systems"], records, {
-        "system": "{system}", "UA, runs": "{UA_runs}", "95 % interval": INTERVAL, "UA, speakers": "{UA_speakers}",
-        "WA, runs": "{WA_runs}", "WA, speakers": "{WA_speakers}", "F1, runs": "{F1_runs}",
-        "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
+        "system": "{system}", "UA, runs": "{UA_runs}", "95 % interval": "{UA_low:.3f} to {UA_high:.3f}",
+        "UA, speakers": "{UA_speakers}", "WA, runs": "{WA_runs}", "WA, speakers": "{WA_speakers}",
+        "F1, runs": "{F1_runs}", "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
         "trained": "{trainable_parameters:,}"})]
     text = partly_tested(results) + [f"{key}: {value}." for key, value in results.about["definitions"].items()]
     if lost:
@@ -254,11 +255,12 @@ def calibration(results: Results, scores: Mapping[str, Scores]) -> Section:
             stages["ECE_tempered"] = [probabilities for probabilities, _ in tempered]
             fitted = np.concatenate([temperatures for _, temperatures in tempered])
             record |= {"T": np.median(fitted), "T_low": fitted.min(), "T_high": fitted.max()}
-        for stage, runs in stages.items():
+        for stage, given in stages.items():
             record |= statistics(stage, [metrics.calibration_error(labels, found, results.labels)
-                                         for labels, found in zip(truth, runs, strict=True)])
+                                         for labels, found in zip(truth, given, strict=True)])
+        final = stages.get("ECE_tempered", stages["ECE"])
         kept[name] = np.mean([metrics.coverage(labels, found, results.labels, SHARES)
-                              for labels, found in zip(truth, runs, strict=True)], axis=0)
+                              for labels, found in zip(truth, final, strict=True)], axis=0)
         diagrams[name] = [metrics.reliability(predictions.join(one.runs).truth, np.concatenate(found), results.labels)
                           for found in stages.values()]
         records.append(record | {f"UA_{share:.0%}": value for share, value in zip(SHARES, kept[name], strict=True)})

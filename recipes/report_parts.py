@@ -27,12 +27,21 @@ class Scores:
     values: Mapping[str, Sequence[float]]  # metric → of each run, pooled over the speakers
     speakers: Sequence[str]
     by_speaker: Mapping[str, np.ndarray]  # metric → [speakers], mean over runs
-    low: float | None  # ends of the 95 % interval of UA; None for one speaker
-    high: float | None
+    intervals: Mapping[str, tuple[float | None, float | None]]  # metric → ends at 95 %; None for one speaker
 
     @property
     def ua(self) -> float:
         return float(np.mean(self.values["UA"]))
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval of UA."""
+        return self.intervals["UA"][0]
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval of UA."""
+        return self.intervals["UA"][1]
 
 
 def scores_of(results: Results) -> dict[str, Scores]:
@@ -51,10 +60,11 @@ def scores_of(results: Results) -> dict[str, Scores]:
                       for metric, function in significance.METRICS.items()}
             each = {metric: significance.by_speaker(runs, metric) for metric in significance.METRICS}
             speakers = each["UA"][0]
-            interval = significance.confidence_interval(runs) if len(speakers) > 1 else None
-            low, high = (interval.low, interval.high) if interval else (None, None)
+            intervals = {metric: significance.confidence_interval(runs, metric) if len(speakers) > 1 else None
+                         for metric in significance.METRICS}
             scores[name] = Scores(system, runs, values, speakers,
-                                  {key: found.mean(axis=0) for key, (_, found) in each.items()}, low, high)
+                                  {key: found.mean(axis=0) for key, (_, found) in each.items()},
+                                  {key: (one.low, one.high) if one else (None, None) for key, one in intervals.items()})
     if not scores:
         raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
     return scores

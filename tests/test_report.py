@@ -15,7 +15,7 @@ import report_corpora
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from synthetic_results import write_results
 
-from ser_plugins import experiment
+from ser_plugins import experiment, significance
 from ser_plugins.errors import DataError
 from ser_plugins.results import Results
 
@@ -81,6 +81,18 @@ def test_table_1_is_scikit_learns(made):
             assert float(table[system][f"{name}_speakers_sd"]) == pytest.approx(np.std(speakers, ddof=1))
 
 
+def test_every_metric_has_its_interval_over_speakers(made):
+    folder, page = made
+    runs = Results.load(folder).runs("mp-1-random")
+    row, = (row for row in records(page.parent / "systems.csv") if row["system"] == "mp-1-random")
+    for metric in SKLEARN:
+        expected = significance.confidence_interval(runs, metric)
+        assert (float(row[f"{metric}_low"]), float(row[f"{metric}_high"])) == (expected.low, expected.high)
+        assert float(row[f"{metric}_low"]) < float(row[f"{metric}_runs_mean"]) < float(row[f"{metric}_high"])
+    assert f"{float(row['UA_low']):.3f} to {float(row['UA_high']):.3f}" in Page(page).text
+    assert f"{float(row['F1_low']):.3f} to" not in Page(page).text
+
+
 def test_claims_are_corrected_over_all_of_them(tmp_path):
     told = [["mp-1", "majority"], ["mp-1-random", "mp-1"], ["rnn-2", "mp-1"]]
     folder = write_results(tmp_path, systems=PLAN, missing=[("rnn-2", "03", 1), ("rnn-2", "03", 2)], claims=told,
@@ -121,7 +133,7 @@ def test_an_incomplete_system_is_counted_and_has_no_number(made):
     table = {row["system"]: row for row in records(page.parent / "systems.csv")}
     assert [(row["units"], row["complete_runs"]) for row in table.values()] == [
         ("5/5", "1/1"), ("9/10", "1/2"), ("10/10", "2/2"), ("8/10", "0/2")]
-    assert table["rnn-2"]["UA_runs_mean"] == table["rnn-2"]["low"] == ""
+    assert table["rnn-2"]["UA_runs_mean"] == table["rnn-2"]["UA_low"] == ""
     assert {(row["system"], row["seed"], row["test speakers"]) for row in records(page.parent / "missing.csv")} == {
         ("mp-1", "2", "04"), ("rnn-2", "1", "03"), ("rnn-2", "2", "05")}
     assert "3 of 35 units are missing" in Page(page).text
