@@ -20,6 +20,10 @@ from ser_plugins.errors import DataError
 from ser_plugins.files import write_atomically
 
 DASH = "–"  # a number that there is none of
+LATEX = str.maketrans({
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"}, **{sign: f"${sign}$" for sign in "<>|"}, "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "≤": r"$\le$", "−": "$-$",
+    "×": r"$\times$", "–": "--", "…": r"\dots{}"})
 MADE = "files.json"  # beside the page: the names of what was made with it
 
 
@@ -179,14 +183,11 @@ def _cell(column: str, record: Mapping[str, Any]) -> str:
 
 
 def _latex(text: str) -> str:
-    r"""A cell of a LaTeX table.
+    r"""A cell of a LaTeX table, in any font encoding.
 
     Example
     -------
-    >>> print(_latex("mp_1: 50 % ± 2"))
-    mp\_1: 50 \% $\pm$ 2
+    >>> print(_latex("mp_1 > rnn_2: 50 % ± 2"))
+    mp\_1 $>$ rnn\_2: 50 \% $\pm$ 2
     """
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
-    for sign, command in (("±", r"$\pm$"), ("→", r"$\to$"), ("≤", r"$\le$"), ("−", "$-$"), ("–", "--")):
-        text = text.replace(sign, command)
-    return text
+    return text.translate(LATEX)

@@ -74,10 +74,22 @@ def test_latex_escapes_its_signs_and_has_as_many_cells_in_each_row(tmp_path):
     TABLE.save(tmp_path)
     lines = (tmp_path / "numbers.tex").read_text(encoding="utf-8").splitlines()
     assert lines[1] == r"\begin{tabular}{lrr}"
-    assert lines[5] == r"mp\_1 \& <b> & 0.12 to 0.50 & -- \\"
+    assert lines[5] == r"mp\_1 \& $<$b$>$ & 0.12 to 0.50 & -- \\"
     rows = [line for line in lines if line.endswith(r"\\")]
     assert len(rows) == 3
     assert {line.replace(r"\&", "").count("&") for line in rows} == {2}
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("mp-3 > rnn-2", "mp-3 $>$ rnn-2"), ("a < b | c", "a $<$ b $|$ c"), ("p ≤ 0.05", r"p $\le$ 0.05"),
+    ("0.5 ± 0.1 – 0.6", r"0.5 $\pm$ 0.1 -- 0.6"), ("−0.1, a → b, 2 × 3", r"$-$0.1, a $\to$ b, 2 $\times$ 3"),
+    (r"C:\x_{1}", r"C:\textbackslash{}x\_\{1\}"), ("~/a^2…", r"\textasciitilde{}/a\textasciicircum{}2\dots{}"),
+    ("50 % & $1 #2", r"50 \% \& \$1 \#2"),
+])
+def test_signs_in_latex(tmp_path, text, expected):
+    Table("t", "", [{"a": text}], {"a": "{a}"}).save(tmp_path)
+    assert (tmp_path / "t.tex").read_text(encoding="utf-8").splitlines()[5] == rf"{expected} \\"
+    assert expected.isascii()  # whatever the input encoding
 
 
 def test_the_page_needs_nothing_else(tmp_path):
