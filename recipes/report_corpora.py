@@ -91,13 +91,13 @@ def test_sets(every: Sequence[Results]) -> list[str]:
     for results in every:
         other = first.setdefault(results.corpora[1], results)
         ours, theirs = results.tested, other.tested
-        both = f"{results.title} and {other.title}"
         odd = sorted({*ours} ^ {*theirs})
-        if odd:
-            text.append(f"{both}: only one tests {', '.join(odd)}; the two cells are not of one test set.")
         changed = sorted(name for name in {*ours} & {*theirs} if ours[name].get("counts") != theirs[name].get("counts"))
-        if changed:
-            text.append(f"{both}: other utterances of {', '.join(changed)}; the two cells are not of one test set.")
+        parts = [f"{what} {', '.join(names)}" for what, names in
+                 (("only one tests", odd), ("other utterances of", changed)) if names]
+        if parts:
+            text.append(f"{results.title} and {other.title}: {'; '.join(parts)}; "
+                        "the two cells are not of one test set.")
     return text
 
 
