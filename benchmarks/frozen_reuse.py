@@ -34,7 +34,8 @@ class NoStore(store.Store):
 
     seconds: dict[str, float]
 
-    def compute(self, items: Sequence[store.Item], device: torch.device | str = "cpu", workers: int = 0) -> int:
+    def compute(self, items: Sequence[store.Item], device: torch.device | str = "cpu", workers: int = 0, *,
+                progress: bool = True) -> int:
         """Nothing in advance."""
         assert self.encoder is not None
         self.encoder.to(device)
