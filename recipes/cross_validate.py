@@ -258,7 +258,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
         "definitions": protocol.DEFINITIONS, "predictions": hashlib.sha256(packed).hexdigest(),
-        "protocol": {key: exp.values[key] for key in ("corpus_options", "allow_missing_class", "encoder", "options")}
+        "protocol": {key: exp.values[key] for key in ("corpus_options", "test_corpus_options", "allow_missing_class",
+                                                      "encoder", "options")}
         | {"versions": _together(f"{package} {number}" for stamp in every
                                  for package, number in stamp["versions"].items())},
         "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,

@@ -10,6 +10,7 @@ A file gets its name when it is whole, so that a killed process leaves nothing h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -168,10 +169,12 @@ class Store:
             return 0
         if self.encoder is not None:
             self.encoder.to(device)
+        workers = min(workers, len(batches))
         loader = DataLoader(_Waveforms(self, every, featureless), batch_sampler=batches, collate_fn=list,
-                            num_workers=min(workers, len(batches)))
+                            num_workers=workers)
         faults = []
-        with tqdm(total=len(todo), desc="representations", unit="utterance", disable=not progress) as bar:
+        bar = tqdm(total=len(todo), desc="representations", unit="utterance", disable=not progress)
+        with bar, _threads(torch.get_num_threads() - workers):
             for batch in loader:
                 faults += [result for result in batch if isinstance(result, str)]
                 good = [result for result in batch if not isinstance(result, str)]
@@ -328,6 +331,17 @@ def _parts(folder: str | Path) -> list[Path]:
     if strangers:
         raise DataError(f"{root} is no store: {strangers[0]} in it is no folder of stored arrays")
     return parts
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many threads of PyTorch's, or one: threads that wait for a core which a worker has hold up all the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, number))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Waveforms(Dataset):
