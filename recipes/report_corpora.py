@@ -126,13 +126,17 @@ def shared(every: Sequence[Results]) -> Iterator[tuple[list[str], str, dict[str,
     yield [], "versions", {title: ", ".join(name for name in names if name not in common)
                            for title, names in versions.items()}
     for key in dict.fromkeys(key for one in every for key in one.about["protocol"]):
-        if key not in ("versions", "corpus_options", "encoder"):  # of the encoder, each system has the fingerprint
+        if key not in ("versions", "corpus_options", "test_corpus_options", "encoder"):  # a system has a fingerprint
             yield [], key, {one.title: one.about["protocol"].get(key) for one in every}
     for corpus in dict.fromkeys(one.corpora[0] for one in every):
         own = [one for one in every if one.corpora[0] == corpus]
         yield [], f"options of {corpus}", {one.title: one.about["protocol"].get("corpus_options") for one in own}
         yield [], f"training speakers of {corpus}", {
             one.title: [fold.get("train") for fold in one.about["folds"]] for one in own if one.crossed}
+    for corpus in dict.fromkeys(one.corpora[1] for one in every):
+        yield [], f"options of the tested {corpus}", {
+            one.title: one.about["protocol"].get("test_corpus_options" if one.crossed else "corpus_options")
+            for one in every if one.corpora[1] == corpus}
     for name in dict.fromkeys(name for one in every for name in one.systems):
         systems = {one.title: one.systems[name] for one in every if name in one.systems}
         yield [name], "encoder", {title: system.encoder for title, system in systems.items()}

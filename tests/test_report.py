@@ -334,11 +334,13 @@ def test_options_and_folds_are_compared_where_the_corpora_are_the_same(tmp_path)
     folders.append(write_results(tmp_path / "rr", corpus="ravdess", **plan))
     for folder, options, train in zip(folders, ({}, {"a": 1}, {"b": 2}), ("03", "04", "05"), strict=True):
         describe(folder, lambda content, options=options, train=train: (
-            content["protocol"].update(corpus_options=options), content["folds"][0].update(train=[train])))
+            content["protocol"].update(corpus_options=options, test_corpus_options={"b": 3}),
+            content["folds"][0].update(train=[train])))
     cells = report_corpora.by_corpora([Results.load(folder) for folder in folders])
     assert [one for one in report_corpora.differences(cells) if "alike" in one] == [
         "Not alike: options of emodb, {} in emodb → ravdess; {'a': 1} in emodb → iemocap.",
-        "Not alike: training speakers of emodb, [['03']] in emodb → ravdess; [['04']] in emodb → iemocap."]
+        "Not alike: training speakers of emodb, [['03']] in emodb → ravdess; [['04']] in emodb → iemocap.",
+        "Not alike: options of the tested ravdess, {'b': 3} in emodb → ravdess; {'b': 2} in ravdess."]
 
 
 def test_other_utterances_of_the_same_speakers_are_told(corpora, tmp_path):
