@@ -17,11 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ser_plugins import augment, experiment, folds, metrics, models, predictions, registry, store
+from ser_plugins import augment, experiment, figures, folds, metrics, models, predictions, registry, store
 from ser_plugins.contracts import Encoder, FeatureExtractor, Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
-from ser_plugins.figures import confusion_figure
 from ser_plugins.files import write_atomically
 
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "test_data_folder", "overwrite",
@@ -258,7 +257,8 @@ def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]
     content = {**result, "ECE": metrics.calibration_error(truth, written.probabilities, labels), **about,
                "protocol": {**stamp, **about["protocol"]}}
     title = f"{system}, {'corpus' if settings['test_corpus'] else 'speaker'} {fold.test}: UA {result['UA']:.3f}"
-    confusion_figure(metrics.confusion_matrix(truth, predicted, labels), labels, title).savefig(
-        folder / "confusion.png", dpi=150)
+    matrix = metrics.confusion_matrix(truth, predicted, labels)
+    picture = figures.content(figures.confusion_figure(matrix, labels, title), "png")
+    write_atomically(folder / "confusion.png", lambda file: file.write(picture), binary=True)
     write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))  # last: the run is whole
     print(metrics.table(result, labels))
