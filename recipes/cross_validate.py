@@ -146,7 +146,7 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
-             for key in sorted(exp.run_opts.overridden_args)]  # SpeechBrain's
+             for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
     told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
     words = (str(file), *told, *given, "--noprogressbar")
     module = runs.load_recipe(HERE / recipe)
@@ -236,6 +236,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
             stamps[unit.system].append(metrics["protocol"])
             entry |= {key: metrics.get(key) for key in keys}
             entry |= {"state": "finished", "seconds": _json(unit, "seconds.json")}
+            if entry.get("curve"):
+                entry["curve"] = [[float(f"{loss:.5g}") for loss in epoch] for epoch in entry["curve"]]
             for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
                 table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(Path(unit.folder) / name)]
         about.append({**dict.fromkeys(keys), **entry})
