@@ -16,7 +16,7 @@ import plan
 from ser_plugins import command_line
 
 if __name__ == "__main__":
-    command_line.run(plan.refuse_misspelt_systems)  # before imports that take seconds
+    command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
 import csv
 import gzip
@@ -51,6 +51,7 @@ HERE = Path(__file__).parent
 _NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
+OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder"}  # of each run → key of the plan
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
     "jobs": (lambda value: value >= 1, "1 or more"),
@@ -113,21 +114,22 @@ def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> d
 
 
 def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[tuple[str, str]]:
-    """The plan's claims; those about a layer or size that it does not have are told and left out.
+    """The plan's claims. Those of the file about a layer or size that the plan does not have are told and left out.
 
-    So are the file's claims about systems of which the command line's ``plan`` has none.
+    So are the file's about any other systems where the command line has another ``plan``.
 
     Raises
     ------
     OptionError
-        They are no pairs of systems, or name one whose like the plan does not have.
+        They are no pairs of systems, or name one that the plan does not have.
     """
     claims = read_claims(exp.values.get("claims") or [])
     kinds = {_NUMBER.sub("", name) for name in found}
     for better, worse in claims:
         lacking = [name for name in (better, worse) if name not in found]
         for name in lacking:
-            if _NUMBER.sub("", name) not in kinds and not ("plan" in exp.given and "claims" not in exp.given):
+            files = "claims" not in exp.given
+            if not files or (_NUMBER.sub("", name) not in kinds and "plan" not in exp.given):
                 raise OptionError(f"claim [{better}, {worse}]: "
                                   + unknown_name("system", name, found, "systems of the plan"))
         if lacking:
@@ -142,6 +144,8 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     for key in (*options, *values["options"]):
         if key in TOLD:
             raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
+        if key in OURS:
+            raise OptionError(f"{exp.file}: {key} is what the plan gives each run: choose by --{OURS[key]}")
     shared = {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
     complete = of_all | shared | options
@@ -344,6 +348,7 @@ def main(argv: Sequence[str]) -> None:
     protocol.check_corpora(values, exp.given)
     if plan.names(values["folds"]) and values["test_corpus"] is not None:
         raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
+    runs.check_backend(values["backend"])
     found = planned(exp)
     systems, claims = chosen_systems(found, values), claims_of(found, exp)
     root = Path(values["output_folder"])

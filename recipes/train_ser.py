@@ -41,7 +41,7 @@ from ser_plugins import batches, experiment, finetune, folds, metrics, models, r
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest
-from ser_plugins.errors import OptionError
+from ser_plugins.errors import OptionError, PluginError
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,12 @@ class SERBrain(sb.Brain):
         else:
             chosen = [variants[0] for variants in batch]
         inputs: HeadInputs = self.store.inputs(chosen)
-        return self.modules.head(inputs.to(self.device))
+        logits: Tensor = self.modules.head(inputs.to(self.device))
+        if logits.shape != (len(batch), len(self.hparams.labels)):
+            raise PluginError(f"head '{self.hparams.head}' gives logits of shape {tuple(logits.shape)}; expected "
+                              f"{(len(batch), len(self.hparams.labels))}, [batch, classes]: ser check "
+                              f"{self.hparams.head} tells more")
+        return logits
 
     def compute_objectives(self, predictions: Tensor, batch: Sequence[Sequence[store.Item]], stage: sb.Stage) -> Tensor:
         """Cross-entropy."""

@@ -24,12 +24,33 @@ from ser_plugins import registry
 from ser_plugins.errors import OptionError, SerError, unknown_name
 from ser_plugins.values import parse_value
 
+USAGE = ("usage: python recipes/RECIPE.py HPARAMS.yaml [--key value]…; the keys are those of the YAML file, which "
+         "--help after it shows, and SpeechBrain's run options such as --device and --debug")
 PLUGIN_KEYS = {"corpus": "corpora", "test_corpus": "corpora", "features": "features", "head": "heads"}
 
 
-def refuse_mistakes() -> None:
-    """Ends the program where its command line holds a mistake that shows without torch, as `run` does."""
-    run(read)
+def refuse_mistakes(check: Callable[[Sequence[str]], object] | None = None) -> None:
+    """Ends the program where its command line holds a mistake that shows without torch, as `run` does, or --help.
+
+    ``check`` looks for more than `read` does.
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help"} & {*words}:
+        print(help_text(str(sys.modules["__main__"].__doc__), words))
+        sys.exit(0)
+    run(check or read)
+
+
+def help_text(documentation: str, argv: Sequence[str]) -> str:
+    """A recipe's documentation; then its YAML file, and the one that it varies, which explain the options."""
+    file = next((path for path in map(Path, argv) if path.is_file()), None)
+    if file is None:
+        return f"{documentation}\n{USAGE}"
+    text = file.read_text(encoding="utf-8")
+    name = _included(_parsed(text))
+    files = [file] if name is None else [file, file.parent / name]
+    return "\n".join([documentation, "Every key of the YAML file is an option, as --key VALUE:", *(
+        f"\n# --- {one} ---\n{one.read_text(encoding='utf-8')}" for one in files if one.is_file())])
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:
@@ -68,8 +89,7 @@ def read(argv: Sequence[str]) -> tuple[Path, dict[str, Any], list[str]]:
         A corpus, feature extractor or head of this name is not installed.
     """
     if not argv or argv[0].startswith("-"):
-        raise OptionError("usage: python recipes/RECIPE.py HPARAMS.yaml [--key value]…; the keys are those of the YAML "
-                          "file, and SpeechBrain's run options such as --device and --debug")
+        raise OptionError(USAGE)
     file = Path(argv[0])
     if not file.is_file():
         raise OptionError(f"{file}: no such YAML file; the first argument is one of hparams/*.yaml")

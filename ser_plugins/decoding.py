@@ -60,7 +60,7 @@ def check(beam_size: int, lm: str | Path | None, lm_weight: float, word_bonus: f
     if lm is None:
         return
     if not beam_size:
-        raise OptionError(f"lm {lm}: greedy decoding takes no language model; give a beam_size, as 100")
+        raise OptionError(f"lm {lm}: greedy decoding takes no language model; give a beam_size, as 20")
     if not Path(lm).is_file():
         raise DataError(f"{lm}: no such language model")
     _kenlm()

@@ -50,7 +50,9 @@ def download(source: str) -> tuple[Path, Path]:
     repository, _, revision = source.partition("@")
     try:
         folder = Path(_client().snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
-    except (OSError, ValueError, RuntimeError) as error:  # its own errors are kinds of these
+    except Exception as error:
+        if not _of_the_hub(error):
+            raise
         raise DataError(f"'{source}' is no folder here, and as a repository of the hub it could not be had: "
                         f"{_first_line(error)}") from error
     return folder, folder.parents[1] if folder.parent.name == "snapshots" else folder
@@ -80,7 +82,9 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
         # what an earlier export had and this one has not goes
         commit = interface.upload_folder(repo_id=repository, folder_path=str(folder), allow_patterns=list(FILES),
                                          delete_patterns=list(FILES), commit_message="Model folder of ser_plugins")
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        if not _of_the_hub(error):
+            raise
         raise DataError(f"{folder} could not be uploaded to '{repository}': {_first_line(error)}; is there a token "
                         "(hf auth login) that may write there?") from error
     return str(commit.commit_url)
@@ -92,6 +96,11 @@ def _client() -> Any:
     except ImportError as error:
         raise OptionError("models on the hub need huggingface_hub: pip install 'ser_plugins[hub]'") from error
     return huggingface_hub
+
+
+def _of_the_hub(error: Exception) -> bool:
+    """Whether huggingface_hub refuses, or what it speaks to the network with, which is another in each version."""
+    return isinstance(error, OSError | ValueError | RuntimeError) or type(error).__module__.startswith("http")
 
 
 def _first_line(error: Exception) -> str:

@@ -77,11 +77,11 @@ def export_onnx(model: Model, path: Path) -> None:
     DataError
         The graph gives other numbers than PyTorch; or the file cannot be written.
     """
-    onnx = _packages()[0]
     if model.needs.features and not isinstance(model.extractor, Spectrogram):
         raise OptionError(f"head '{model.content['head']}' reads the features '{model.content['features']}', which are "
                           "computed outside of PyTorch (openSMILE, librosa) and cannot be in an ONNX graph; heads over "
                           "the encoder alone, as mp and rnn, can")
+    onnx = _packages()[0]
     graph = onnx.load_model_from_string(_traced(Whole(model).eval(), str(model.content["encoder"])))
     about = {"labels": json.dumps(model.labels), "sample_rate": str(SAMPLE_RATE)}
     onnx.helper.set_model_props(graph, about)

@@ -144,8 +144,9 @@ def run(options: argparse.Namespace, decoding: dict[str, Any]) -> int:
         for file, said in _answers(bar, answer):
             if isinstance(said, SerError):
                 faults += 1
-                text = json.dumps({"file": file, "error": str(said)}, ensure_ascii=False)
-                bar.write(text if options.format == "json" else f"ser: error: {said}", file=sys.stderr)
+                text = str(said) if file in str(said) else f"{file}: {said}"
+                line = json.dumps({"file": file, "error": str(said)}, ensure_ascii=False)
+                bar.write(line if options.format == "json" else f"ser: error: {text}", file=sys.stderr)
             else:
                 for line in printer(file, said):
                     bar.write(line, file=sys.stdout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -163,12 +163,22 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
     Raises
     ------
     OptionError
-        The backend's package is not installed.
+        As of `check_backend`.
     """
-    try:
-        yield from {"loky": _loky, "ray": _ray, "dask": _dask, "sequential": _sequential}[backend](units, jobs)
-    except ImportError as error:
-        raise OptionError(f"--backend {backend}: {error}; pip install 'ser_plugins[{backend}]'") from error
+    check_backend(backend)
+    yield from {"loky": _loky, "ray": _ray, "dask": _dask, "sequential": _sequential}[backend](units, jobs)
+
+
+def check_backend(backend: str) -> None:
+    """Refuses a backend whose package is not installed.
+
+    Raises
+    ------
+    OptionError
+    """
+    package = {"ray": "ray", "dask": "distributed"}.get(backend)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise OptionError(f"--backend {backend}: {package} is missing; pip install 'ser_plugins[{backend}]'")
 
 
 def _sequential(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:

@@ -1,6 +1,7 @@
 """What is refused before torch and SpeechBrain are imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,19 @@ def test_a_file_that_is_no_plan_is_told_in_a_sentence(recipe, file):
 def test_a_system_of_no_head_is_refused(name):
     with pytest.raises(OptionError, match=f"no system '{name}' in the plan: no head '.*'.* baseline, most-freq"):
         plan.refuse_misspelt_systems([str(ROOT / "hparams/table1.yaml"), "--systems", f"[mp-1, '{name}']"])
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["mp.yaml", "--layer", "1", "--help"], ("Trains and tests one emotion system", "lr: 0.06",
+                                             "annealing_factor: 0.5      # (I)")),
+    (["--help"], ("Trains and tests one emotion system", "usage: python recipes/RECIPE.py")),
+])
+def test_help_is_the_recipes_text_and_its_files(words, told):
+    """Without torch: it takes seconds."""
+    script = ROOT / "recipes/train_ser.py"
+    words = [str(ROOT / "hparams" / word) if word.endswith(".yaml") else word for word in words]
+    run = ("import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+           "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", run, script, *words], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'recipes'}"})
+    assert [text for text in told if text not in done.stdout] == []

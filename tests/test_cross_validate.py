@@ -144,6 +144,8 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
     (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
     (("--claims", "[mp-3, baseline-96]"), OptionError, "a claim is a pair of systems, .*not 'mp-3'"),
+    (("--claims", "[[mp-3, mp-1], [mp-3, mp-4]]"), OptionError, r"claim \[mp-3, mp-4\]: no system 'mp-4'"),
+    (("--options", "{seed: 4}"), OptionError, "seed is what the plan gives each run: choose by --runs"),
     (("--claims", "[[mp-3, rnm-2]]"), OptionError, r"claim \[mp-3, rnm-2\]: no system 'rnm-2'; .*did you mean 'rnn-2'"),
     (("--plan", "[{hparams: nothing.yaml}]"), OptionError, "nothing.yaml: no such YAML file"),
     (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
@@ -160,6 +162,16 @@ def test_a_wrong_plan_is_refused_before_anything_runs(recipe, plan, tmp_path, mo
     with pytest.raises(error, match=message):
         recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, *words)
     assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+def test_a_backend_that_is_not_installed_is_told_before_results_are_touched(recipe, plan, results, monkeypatch):
+    before = (results / "results.json").read_bytes()
+    find = runs.importlib.util.find_spec
+    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None if name == "distributed" else find(name))
+    with pytest.raises(OptionError, match=r"--backend dask: distributed is missing; pip install 'ser_plugins\[dask\]'"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--backend", "dask",
+               "--runs", "3")
+    assert (results / "results.json").read_bytes() == before
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_kept(recipe, plan, results, tmp_path, monkeypatch, capsys):

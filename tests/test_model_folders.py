@@ -707,6 +707,19 @@ def test_a_link_out_of_the_hubs_cache_is_refused(remote, tmp_path):
         models.load_model("ann/ser")
 
 
+def test_without_a_network_a_push_is_refused_in_a_sentence(remote, exported, monkeypatch, capsys):
+    class Unreachable(Exception):
+        """What httpx raises is no OSError."""
+
+    def refuse(*_, **__):
+        raise Unreachable("[Errno -2] Name or service not known\nmore")
+
+    Unreachable.__module__ = "httpx"
+    monkeypatch.setattr(remote, "create_repo", refuse)
+    assert cli.main(["push", str(exported), "ann/ser"]) == 2
+    assert "could not be uploaded to 'ann/ser': [Errno -2] Name or service not known; is" in capsys.readouterr().err
+
+
 def test_push_uploads_what_its_readers_accept(remote, exported, run, capsys):
     assert cli.main(["push", str(exported), "ann/ser", "--private"]) == 0
     assert capsys.readouterr().out.strip() == "https://hub/ann/ser/commit/1"

@@ -25,6 +25,8 @@ class Recognizer:
         return cls()
 
     def transcribe_and_classify_file(self, path):
+        if "short" in path:
+            raise DataError("an utterance of 1 ms is too short")
         if "bad" in path:
             raise DataError(f"{path}: the file is empty (0 bytes)")
         return Recognition('OH, "NO"', "calm", CALM, (Word("OH,", 0.1, 0.4), Word('"NO"', 1.2, 1.4)), (), 2.0, True)
@@ -95,6 +97,7 @@ def test_a_table(ser):
                                 'a.wav          2.00  calm      0.90  OH, "NO"',
                                 'longer.wav     2.00  calm      0.90  OH, "NO"']
     assert Recognizer.asked["decoding"] == {"beam_size": 7}
+    assert ser("short.wav", "--format", "table")[2] == "ser: error: short.wav: an utterance of 1 ms is too short\n"
 
 
 def test_a_table_of_emotions_over_time(ser):

@@ -24,7 +24,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from ser_plugins import batches, experiment
 from ser_plugins.contracts import SAMPLE_RATE
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
-from ser_plugins.errors import OptionError
+from ser_plugins.errors import OptionError, PluginError
+from ser_plugins.heads.mp import MeanPooling
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
@@ -467,3 +468,9 @@ def test_a_run_that_is_killed_gives_the_predictions_of_an_undisturbed_one(small,
     epochs = [metrics(folder(name))["tested_epoch"] for name in ("killed", "undisturbed")]
     assert epochs[0] == epochs[1]
     assert (folder("killed") / "log.txt").read_text().count("Beginning experiment!") == 4
+
+
+def test_logits_of_another_shape_are_told(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(MeanPooling, "forward", lambda self, inputs: self.output(inputs.means[3])[:, None])
+    with pytest.raises(PluginError, match=r"head 'mp' gives logits of shape \(\d+, 1, 4\); expected \(\d+, 4\)"):
+        train("mp", tmp_path, "--layer", "3")
