@@ -52,7 +52,8 @@ class NoStore(store.Store):
                      for one in items]
         batch = Frames.from_list([waveform.unsqueeze(1) for waveform in waveforms], SAMPLE_RATE).to(self.device)
         decoded = time.perf_counter()
-        inputs = self.needs.take(None, self.encoder(batch.data.squeeze(2), batch.lengths))
+        features = self.extractor(batch.data.squeeze(2), batch.lengths) if self.extractor is not None else None
+        inputs = self.needs.take(features, self.encoder(batch.data.squeeze(2), batch.lengths))
         NoStore.seconds["audio"] += decoded - started
         NoStore.seconds["encoder"] += time.perf_counter() - decoded
         return inputs
