@@ -116,6 +116,27 @@ def differences(ours: Baseline, packed: Packed, batch: Batch) -> tuple[float, fl
     return float((logits[0] - logits[1]).detach().abs().max()), max(gradients)
 
 
+def arithmetic(frames: int) -> float:
+    """Operations of the recurrent layers' products in an epoch, forward and backward, in units of 10⁹.
+
+    A product and its two gradients take as many each; the first layer's inputs want no gradient.
+    """
+    each_way = 2 * 3 * UNITS  # operations of a frame for each number that a gate's weights are multiplied with
+    inputs = 2 * FEATURES + 3 * (LAYERS - 1) * 2 * UNITS
+    return 2 * frames * each_way * (inputs + 3 * LAYERS * UNITS) / 1e9
+
+
+def product_rate(device: str) -> float:
+    """Operations in a second of a product of 1024 × 1024 numbers, in units of 10⁹."""
+    left, right = torch.randn(2, 1024, 1024, device=device)
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        float((left @ right)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * 1024**3 / min(seconds) / 1e9
+
+
 def main() -> None:
     """Reads the command line, runs both, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,6 +169,9 @@ def main() -> None:
           f"{lengths.float().mean():.0f}) × {FEATURES}, batch {args.batch_size}, {LAYERS} × {UNITS} units, "
           f"{args.device}, {args.repeats} repeats\n")
     print(table(["seconds per epoch", "median", "range", "times the baseline's"], rows))
+    work = arithmetic(int(lengths.sum()))
+    print(f"\nthe baseline's recurrent products: {work:.0f} GFLOP an epoch, {work / median(seconds['baseline']):.0f} "
+          f"GFLOPS; a product of 1024 × 1024: {product_rate(args.device):.0f} GFLOPS")
     print(f"\nsame weights: logits differ by {in_logits:.1e} at most, gradients by {in_gradients:.1e} of the largest"
           f"\n\n{describe()}")
 

@@ -6,7 +6,7 @@ sorted by length, so that the ones which still last at a step are the first rows
 and the backward direction starts where each utterance ends.
 
 Equations and the order of weights are those of ``torch.nn.GRU``; results agree to float32 rounding. An epoch of the
-baseline takes a fifth of the time of PyTorch's layers, less than a fifteenth of SpeechBrain's packed ones
+baseline takes less than a quarter of the time of PyTorch's layers, a fifteenth of SpeechBrain's packed ones
 (`benchmarks/recurrent.py`).
 """
 
