@@ -125,11 +125,11 @@ def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[
     """
     claims = read_claims(exp.values.get("claims") or [])
     kinds = {_NUMBER.sub("", name) for name in found}
+    own, other_plan = "claims" in exp.given, "plan" in exp.given
     for better, worse in claims:
         lacking = [name for name in (better, worse) if name not in found]
         for name in lacking:
-            files = "claims" not in exp.given
-            if not files or (_NUMBER.sub("", name) not in kinds and "plan" not in exp.given):
+            if own or (_NUMBER.sub("", name) not in kinds and not other_plan):
                 raise OptionError(f"claim [{better}, {worse}]: "
                                   + unknown_name("system", name, found, "systems of the plan"))
         if lacking:
