@@ -73,7 +73,8 @@ def speak(data_folder: Path, folder: Path) -> None:
     """Every second sentence of train-clean-5 by espeak-ng, in one of the synthetic corpus's voices: a Kaldi folder."""
     with tempfile.TemporaryDirectory() as temporary:
         rows = manifest.load(manifest.prepare("librispeech", data_folder, temporary, {"splits": ["train-clean-5"]}))
-    draw, paths, lists = random.Random(0), require_espeak(), {"wav.scp": [], "text": [], "utt2spk": []}
+    draw, paths = random.Random(0), require_espeak()
+    lists: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
     (folder / "wav").mkdir(parents=True, exist_ok=True)
     for row in tqdm(rows[::2], desc="synthetic speech", unit="utterance"):
         number, wav = draw.randrange(len(VOICES)), folder / "wav" / f"{row.id}.wav"

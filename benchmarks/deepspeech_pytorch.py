@@ -23,6 +23,7 @@ from clone import RNNS, load, network, randomize
 from common import describe, table
 from torch import Tensor, nn
 
+from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.encoders.import_deepspeech import import_checkpoint
 from ser_plugins.models import load_encoder
 
@@ -51,6 +52,8 @@ def differences(module: ModuleType, labels: list[str], cell: str, units: int, la
     with tempfile.TemporaryDirectory() as folder:
         torch.save(checkpoint, Path(folder) / "model")
         encoder = load_encoder(import_checkpoint(Path(folder) / "model", Path(folder) / "encoder"))
+    assert isinstance(encoder, DeepSpeech2)
+    assert encoder.tokenizer is not None
     generator = np.random.default_rng(0)
     noise = [(3000 * generator.standard_normal(count) * (1.1 + np.sin(np.arange(count) / 900))).round()
              for count in SAMPLES]

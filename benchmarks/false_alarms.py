@@ -29,10 +29,10 @@ LEVEL, RESAMPLES = 0.05, 999
 def corpus(draw: np.random.Generator, speakers: int, args: argparse.Namespace) -> list[list[Predictions]]:
     """Two systems' runs on one simulated corpus."""
     shape = (speakers, len(NAMES), MOST)
-    there = np.arange(MOST) < draw.integers(2, MOST + 1, size=shape[:2])[..., None]
+    there = np.less(np.arange(MOST), draw.integers(2, MOST + 1, size=shape[:2])[..., None])
     if args.missing:
         there &= draw.random(shape[:2])[..., None] >= args.missing
-        there[:, 0] |= ~there.any(axis=(1, 2))[:, None]
+        there[:, 0] |= ~np.any(there, axis=(1, 2), keepdims=True)[..., 0]
     of_speaker, of_class, of_utterance = SPREADS
     shared = (MEAN + of_speaker * draw.normal(size=(speakers, 1, 1)) + of_class * draw.normal(size=(*shape[:2], 1))
               + of_utterance * draw.normal(size=shape))
@@ -75,8 +75,8 @@ def rates(speakers: int, args: argparse.Namespace) -> dict[str, float]:
     draw, alarms = np.random.default_rng(args.seed), dict.fromkeys(
         ("bootstrap", "percentile", "wilcoxon", "nadeau_bengio", "mcnemar"), 0)
     for number in tqdm(range(args.sets), desc=f"{speakers} speakers", unit="set"):
-        systems = corpus(draw, speakers, args)
-        found = significance.compare(*systems, metric=args.metric, resamples=RESAMPLES, seed=number)
+        first, second = systems = corpus(draw, speakers, args)
+        found = significance.compare(first, second, metric=args.metric, resamples=RESAMPLES, seed=number)
         for name in alarms:
             alarms[name] += (percentile(draw, systems, speakers) if name == "percentile"
                              else getattr(found, name).p <= LEVEL)

@@ -67,7 +67,7 @@ class Padded(nn.Module):
         super().__init__()
         self.head = copy.deepcopy(head)
         for layer in self.head.rnn.layers:
-            layer._fits_cpu = lambda frames: False  # type: ignore[assignment, method-assign]
+            layer._fits_cpu = lambda frames: False  # type: ignore[assignment]
 
     def forward(self, inputs: HeadInputs) -> Tensor:
         """Maps features to logits, ``[batch, classes]``."""
