@@ -22,7 +22,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 
 from ser_plugins import experiment, folds, store
-from ser_plugins.contracts import Needs
+from ser_plugins.contracts import Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError
 from ser_plugins.features.functionals import Functionals
@@ -54,7 +54,7 @@ def build(exp: experiment.Experiment) -> protocol.System:
     hparams = exp.build()
     name, read = str(hparams["estimator"]), bool(hparams["functionals"])
     # the seed is a setting of its own, and the rest is the same for all seeds
-    described = exp.text("estimators", name).replace(f"random_state: {hparams['seed']}", "random_state: seed")
+    described = exp.text("estimators", name).replace(f"random_state: {hparams['seed']}", "random_state: seed, speaker")
     estimator = hparams["estimators"][name]
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "
@@ -86,8 +86,10 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     inputs = {part: _inputs(stored, [variants[0] for variants in items[part]]) for part in parts}
     truth = {part: [row.emotion for row in chosen] for part, chosen in parts.items()}
     fitted = []
+    drawn = {"random_state": int(fingerprint({"seed": values["seed"], "test": fold.test}, {})[:8], 16)}
     for parameters in ParameterGrid(values["grid"]):
-        model = clone(system.model).set_params(**parameters).fit(inputs["train"], truth["train"])
+        model = clone(system.model).set_params(**parameters, **({} if system.deterministic else drawn))
+        model.fit(inputs["train"], truth["train"])
         found = _probabilities(model, inputs["valid"], values["labels"])
         right = found[range(len(found)), [values["labels"].index(label) for label in truth["valid"]]]
         fitted.append((-float(np.log(np.maximum(right, LEAST)).mean()), parameters, model))

@@ -92,10 +92,11 @@ def test_predictions_are_those_of_the_runs(results, train, tmp_path):
 def test_the_most_frequent_class_and_random_ones(results):
     rows = [row for row in table(results) if row["part"] == "test"]
     assert len({row["prediction"] for row in rows if row["system"] == "most-frequent"}) == 1
-    drawn = {seed: [row["prediction"] for row in rows if row["system"] == "random" and row["seed"] == seed]
-             for seed in ("1", "2")}
-    assert drawn["1"] != drawn["2"]
-    assert len(set(drawn["1"])) > 1
+    drawn = {(seed, fold): tuple(row["prediction"] for row in rows
+                                 if (row["system"], row["seed"], row["fold"]) == ("random", seed, fold))
+             for seed in ("1", "2") for fold in ("S01", "S03")}
+    assert {len(labels) for labels in drawn.values()} == {12}
+    assert len(set(drawn.values())) == 4  # neither another seed nor another speaker gets the same
 
 
 def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, capsys):
