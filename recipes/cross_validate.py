@@ -19,9 +19,6 @@ if __name__ == "__main__":
     command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
 import csv
-import gzip
-import hashlib
-import io
 import json
 import re
 import shlex
@@ -39,12 +36,11 @@ import protocol
 from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, predictions, registry, runs, store
+from ser_plugins import experiment, folds, registry, results, runs, store
 from ser_plugins.claims import read_claims
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
-from ser_plugins.files import write_atomically
 from ser_plugins.models import UNTRAINED
 
 HERE = Path(__file__).parent
@@ -253,17 +249,13 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         counted = Counter(row.emotion for row in rows if row.speaker == speaker)
         known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
     every = [stamp for of_system in stamps.values() for stamp in of_system]
-    header = ["system", "seed", "fold", "part", *predictions.FIXED, *(f"p_{label}" for label in labels)]
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *table])
-    packed = gzip.compress(buffer.getvalue().encode(), mtime=0)  # the same bytes for the same predictions
-    content = {
+    results.write(root, {
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
-        "definitions": protocol.DEFINITIONS, "predictions": hashlib.sha256(packed).hexdigest(),
+        "definitions": protocol.DEFINITIONS,
         "protocol": {key: exp.values[key] for key in ("corpus_options", "test_corpus_options", "allow_missing_class",
                                                       "encoder", "options")}
         | {"versions": _together(f"{package} {number}" for stamp in every
@@ -272,9 +264,7 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
         "runs": sorted({unit.seed for unit in units}),
-        "systems": {name: _described(one, stamps[name]) for name, one in systems.items()}, "units": about}
-    write_atomically(root / "predictions.csv.gz", lambda file: file.write(packed), binary=True)
-    write_atomically(root / "results.json", lambda file: json.dump(content, file, indent=1))
+        "systems": {name: _described(one, stamps[name]) for name, one in systems.items()}, "units": about}, table)
 
 
 def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]

@@ -1,4 +1,4 @@
-"""What a protocol left: ``results.json`` and ``predictions.csv.gz`` of one folder, read and checked.
+"""What a protocol leaves: ``results.json`` and ``predictions.csv.gz`` of one folder, written, read and checked.
 
 A *unit* is one training: a system, the fold that tests one speaker, and a seed. A *run* is a system's units of one
 seed, which test every speaker once; it is complete when all of them have finished. Only complete runs have numbers: an
@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ import numpy as np
 from ser_plugins import metrics, predictions
 from ser_plugins.claims import read_claims
 from ser_plugins.errors import DataError, OptionError, unknown_name
+from ser_plugins.files import write_atomically
 from ser_plugins.predictions import Predictions
 
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
@@ -212,6 +214,44 @@ class Results:
                                 "utterances, so run it again on the corpus of the others")
 
 
+def write(folder: Path, about: Mapping[str, Any], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a folder that `Results.load` reads: the same bytes for the same results.
+
+    Arguments
+    ---------
+    folder : Path
+        Where they will lie.
+    about : Mapping[str, Any]
+        ``results.json``, but for the hash of the predictions.
+    rows : Iterable[Sequence[Any]]
+        System, seed, fold and part, and then a line of the unit's predictions.
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([_header(about["labels"]), *rows])
+    packed = gzip.compress(buffer.getvalue().encode(), mtime=0)
+    text = _json_by_lines({**about, "predictions": hashlib.sha256(packed).hexdigest()})
+    write_atomically(folder / "predictions.csv.gz", lambda file: file.write(packed), binary=True)
+    write_atomically(folder / "results.json", lambda file: file.write(text))
+
+
+def _header(labels: Sequence[str]) -> list[str]:
+    return [*UNIT_COLUMNS, *predictions.FIXED, *(f"p_{label}" for label in labels)]
+
+
+def _json_by_lines(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each key, and for each element of its value: thousands of units can be read and compared."""
+    written = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            text = "{" + ",\n  ".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in value.items()) + "}"
+        elif isinstance(value, list):
+            text = "[" + ",\n  ".join(json.dumps(one) for one in value) + "]"
+        else:
+            text = json.dumps(value)
+        written.append(f"{json.dumps(key)}: {text}")
+    return "{" + ",\n ".join(written) + "}\n"
+
+
 def told(value: Any) -> str:
     """A setting's value in a few words: of a long list its ends and its length, of a long text both ends.
 
@@ -289,7 +329,7 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
                       known: set[tuple[str, int, str]]) -> dict[tuple[str, int, str, str], Predictions]:
     """The predictions of each unit and part."""
     labels = about["labels"]
-    header = [*UNIT_COLUMNS, *predictions.FIXED, *(f"p_{label}" for label in labels)]
+    header = _header(labels)
     skip = len(UNIT_COLUMNS)
     rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
     try:

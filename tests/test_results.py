@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sklearn.metrics import log_loss
 from synthetic_results import LABELS, SYSTEMS, write_results
 
 from ser_plugins.errors import DataError
-from ser_plugins.results import Results
+from ser_plugins.results import Results, write
 
 PLAN = {"mp-1": ("mp", 1), "majority": ("majority", None)}
 
@@ -53,6 +54,19 @@ def test_runs_hold_what_the_file_says_of_the_test_speakers(folder):
                  in zip(run.ids, run.speakers, run.truth, run.predicted, run.probabilities.tolist(), strict=True)}
         assert found == {line[4]: (*line[5:8], *map(float, line[8:])) for line in lines}
         assert len(run.ids) == len(lines)
+
+
+def test_a_folder_that_is_written_anew_is_the_same(folder, tmp_path):
+    about, (_, *lines) = json.loads((folder / "results.json").read_text()), lines_of(folder)
+    about["note"] = None  # neither list nor mapping
+    write(tmp_path, about, lines)
+    assert (lines_of(tmp_path), Results.load(tmp_path).outcome.keys()) == (lines_of(folder),
+                                                                           Results.load(folder).outcome.keys())
+    text = (tmp_path / "results.json").read_text()
+    assert json.loads(text) == about | {"predictions": hashlib.sha256(
+        (tmp_path / "predictions.csv.gz").read_bytes()).hexdigest()}
+    (of_one,) = [line for line in text.splitlines() if all(word in line for word in ('"mp-1"', '"03"', '"seed": 2'))]
+    assert json.loads(of_one.strip().strip("[],")) in about["units"]  # one line says all of it
 
 
 def test_a_deterministic_system_has_one_run(folder):
