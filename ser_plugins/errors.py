@@ -64,9 +64,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str], heading: str = "kno
     "no head 'progresive'; did you mean 'progressive'? installed: mp, progressive"
     >>> unknown_name("argument", "unitz", ["layer", "units"], "its arguments", owner="head 'rnn'")
     "head 'rnn' has no argument 'unitz'; did you mean 'units'? its arguments: layer, units"
+    >>> unknown_name("test speaker", "3", ["03", "13"], "speakers")
+    "no test speaker '3'; did you mean '03'? speakers: 03, 13"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = [one for one in names if one.isdecimal() and one.lstrip("0") == name.lstrip("0")]  # 03 for 3
+    close += difflib.get_close_matches(name, names, n=1)
     guess = f"; did you mean '{close[0]}'?" if close else ";"
     return (f"{f'{owner} has ' if owner else ''}no {kind} '{name}'{guess} {heading}: "
             f"{', '.join(names) if names else '(none)'}")

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from ser_plugins.files import write_atomically
 
 BACKENDS = ("loky", "ray", "dask", "sequential")
 LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
-POLL = 1.0  # s, between looks at a unit that another process trains
+POLL = 1.0  # s, between looks at a unit that another process trains, and at the parent
 KILLED = "its process was killed more than once; was the memory full? fewer --jobs need less"
 
 
@@ -90,7 +91,7 @@ def load_recipe(file: str | Path) -> Any:
 def run(unit: Unit) -> str | None:
     """Trains and tests one unit in this process; what it prints goes to ``output.txt``. Returns its error, if any.
 
-    A unit that another process trains is waited for: workers may outlive a command that was killed.
+    A unit that another process trains is waited for: the command may have been given twice.
     """
     import torch
     from speechbrain.utils import logger
@@ -197,7 +198,7 @@ def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]
     def started() -> Iterator[Any]:
         while waiting:
             under_way.append(waiting.pop(0))
-            yield delayed(_named)(under_way[-1])
+            yield delayed(_child)(under_way[-1], os.getpid())
 
     with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
         while waiting:
@@ -219,7 +220,7 @@ def _one_by_one(units: Sequence[Unit], killed: Iterable[Unit] = ()) -> Iterator[
             while waiting:
                 unit = waiting.pop(0)
                 try:
-                    yield pool.submit(_named, unit).result()
+                    yield pool.submit(_child, unit, os.getpid()).result()
                 except BrokenProcessPool:
                     if unit in suspects:
                         yield unit, KILLED
@@ -282,3 +283,19 @@ def _ray(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
 
 def _named(unit: Unit) -> tuple[Unit, str | None]:
     return unit, run(unit)
+
+
+def _child(unit: Unit, parent: int) -> tuple[Unit, str | None]:
+    """`_named` in a process that ends when its parent does, however that ends: SIGKILL tells nobody."""
+    _end_with(parent)
+    return _named(unit)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -83,6 +83,17 @@ def kill(process):
     process.join()
 
 
+def living(process):
+    """The processes of a program's group that still run, the program too; Linux only."""
+    group = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, leader = file.read_text().rpartition(")")[2].split()[:3]
+            if int(leader) == process.pid and state != "Z":
+                group.append(int(file.parent.name))
+    return group
+
+
 def run(script, words, timeout=600, processes=None, environment=None, file_size=None):
     """Runs a script until it ends, as `start`.
 

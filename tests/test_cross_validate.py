@@ -220,7 +220,7 @@ while not release.exists():
 
 
 def test_a_unit_that_another_process_trains_is_waited_for(unit, tmp_path, monkeypatch):
-    """As where workers of a command that was killed go on."""
+    """As where a command is given twice."""
     script, release = tmp_path / "holder.py", tmp_path / "release"
     script.write_text(HOLDER)
     process = processes.start(script, [unit.folder, release], tmp_path / "log", environment={"PYTHONPATH": str(ROOT)})
@@ -356,6 +356,11 @@ def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path)
         while not list(tmp_path.glob("out/runs/*/*/*/save/CKPT*")):
             assert process.is_alive(), log.read_text()
             assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        process.kill()
+        process.join()
+        while processes.living(process):  # its workers end by themselves
+            assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         processes.kill(process)
