@@ -50,6 +50,8 @@ TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_fol
 OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder"}  # of each run → key of the plan
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
+    "runs_of": (lambda value: all(type(number) is int and number >= 1 for number in value.values()),
+                "a number of 1 or more for each kind of system, as {rnn: 3, progressive: 3}"),
     "jobs": (lambda value: value >= 1, "1 or more"),
     "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
     "labels": protocol.LABELS_RULE,
@@ -164,13 +166,34 @@ def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> lis
     return [folds.find(every, name) for name in dict.fromkeys(wanted)] or every
 
 
-def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold], number: int,
-             root: Path, manifests: Sequence[Path]) -> list[runs.Unit]:
+def seeds_of(found: Mapping[str, Planned], number: int, number_of: Mapping[str, int]) -> dict[str, range]:
+    """The seeds of each system of the plan.
+
+    The number of a kind is that of the systems whose names begin with it; the longest such beginning counts.
+
+    Raises
+    ------
+    OptionError
+        The plan has no system of some kind.
+    """
+    seeds, unused = {}, set(number_of)
+    for name, one in found.items():
+        kinds = sorted((kind for kind in number_of if f"{name}-".startswith(f"{kind}-")), key=len)
+        unused -= set(kinds)
+        last = 1 if one.system.deterministic else number_of[kinds[-1]] if kinds else number
+        seeds[name] = range(1, last + 1)
+    for kind in sorted(unused):
+        raise OptionError("--runs_of: " + unknown_name("kind of system", kind, found, "systems of the plan"))
+    return seeds
+
+
+def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold],
+             seeds: Mapping[str, range], root: Path, manifests: Sequence[Path]) -> list[runs.Unit]:
     """Every run of the plan, the first of all systems and folds before the second of any."""
     units = []
     for name, one in systems.items():
         settings = protocol.run_settings(one.exp, one.system, rows, chosen[0])
-        for seed in range(1, 1 + (1 if one.system.deterministic else number)):
+        for seed in seeds[name]:
             for fold in chosen:
                 key = fingerprint(settings | {"test_speaker": fold.test, "seed": seed}, {})[:8]  # as protocol.run_key
                 folder = root / "runs" / name / f"test-{fold.test}" / f"seed-{seed}-{key}"
@@ -263,8 +286,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
-        "runs": sorted({unit.seed for unit in units}),
-        "systems": {name: _described(one, stamps[name]) for name, one in systems.items()}, "units": about}, table)
+        "systems": {name: _described(one, stamps[name], sorted({unit.seed for unit in units if unit.system == name}))
+                    for name, one in systems.items()}, "units": about}, table)
 
 
 def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]
@@ -292,7 +315,7 @@ def _lines(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-def _described(one: Planned, stamps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """What results.json says of a system, of whose units the stamps are."""
     values, system = one.exp.values, one.system
     encoder = system.encoder if system.needs.encoder else None
@@ -302,8 +325,8 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]]) -> dict[str, A
     own = {key: value for key, value in one.options.items() if not (untrained and key == "encoder")}
     settings = {**system.options, **own, **({"untrained_encoder": True} if untrained else {})}
     return {"head": values.get("head"), "layer": system.options.get("layer"),
-            "settings": settings,
-            "encoder": None if encoder is None else encoder.fingerprint, "deterministic": system.deterministic,
+            "settings": settings, "runs": seeds,
+            "encoder": None if encoder is None else encoder.fingerprint,
             "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
 
 
@@ -341,6 +364,7 @@ def main(argv: Sequence[str]) -> None:
     runs.check_backend(values["backend"])
     found = planned(exp)
     systems, claims = chosen_systems(found, values), claims_of(found, exp)
+    seeds = seeds_of(found, values["runs"], values["runs_of"])
     root = Path(values["output_folder"])
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
         root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
@@ -350,9 +374,10 @@ def main(argv: Sequence[str]) -> None:
     chosen = chosen_folds(rows, values)
     for fold in chosen:
         protocol.split(rows, test_rows, fold, values)  # a class may be missing
-    units = units_of(systems, [*rows, *test_rows], chosen, values["runs"], root, manifests)
+    units = units_of(systems, [*rows, *test_rows], chosen, seeds, root, manifests)
     todo = [unit for unit in units if not unit.finished]
-    print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {values['runs']} seeds: {len(units)} "
+    most = max(len(seeds[name]) for name in systems)
+    print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {most} seeds: {len(units)} "
           f"trainings, of which {len(units) - len(todo)} are finished", flush=True)
     errors: dict[runs.Unit, str] = {}
     write = partial(collect, root, exp, systems, units, errors, rows, test_rows, chosen, claims)

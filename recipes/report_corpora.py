@@ -120,7 +120,6 @@ def shared(every: Sequence[Results]) -> Iterator[tuple[list[str], str, dict[str,
 
     Options and folds of a corpus are those of the cells that train on it.
     """
-    yield [], "seeds", {one.title: one.about["runs"] for one in every}
     versions = {one.title: str(one.about["protocol"].get("versions", "")).split(", ") for one in every}
     common = set.intersection(*map(set, versions.values()))
     yield [], "versions", {title: ", ".join(name for name in names if name not in common)
@@ -139,6 +138,7 @@ def shared(every: Sequence[Results]) -> Iterator[tuple[list[str], str, dict[str,
             for one in every if one.corpora[1] == corpus}
     for name in dict.fromkeys(name for one in every for name in one.systems):
         systems = {one.title: one.systems[name] for one in every if name in one.systems}
+        yield [name], "seeds", {title: list(system.runs) for title, system in systems.items()}
         yield [name], "encoder", {title: system.encoder for title, system in systems.items()}
         for key in dict.fromkeys(key for system in systems.values() for key in system.settings):
             yield [name], key, {title: system.settings.get(key) for title, system in systems.items()}

@@ -78,9 +78,9 @@ def protocol(results: Results, name: str = "") -> Section:
     facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
              "sentences": told_sentences(about["sentences"]) if about.get("sentences") else None,
              "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
-             "folds": len(about["folds"]), "seeds": ", ".join(map(str, about["runs"])), "date": about["date"],
-             "machine": about["machine"], **about["protocol"]}
-    systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items())}
+             "folds": len(about["folds"]), "date": about["date"], "machine": about["machine"], **about["protocol"]}
+    systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items()),
+                                                   "seeds": ", ".join(map(str, one.runs))}
                for system, one in results.systems.items()]
     suffix = f"_{name}" if name else ""
     return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
@@ -89,7 +89,7 @@ def protocol(results: Results, name: str = "") -> Section:
               {"setting": "{setting}", "value": "{value}"}, prose=True),
         Table(f"plan{suffix}", PLAN, systems, {
             "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "own settings": "{settings}",
-            "encoder": "{encoder:s}", "command": "{command}"}, folded=True, prose=True)],
+            "encoder": "{encoder:s}", "seeds": "{seeds}", "command": "{command}"}, folded=True, prose=True)],
         [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
 
 

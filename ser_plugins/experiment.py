@@ -181,6 +181,9 @@ def _loaded(function: Callable[..., Any], file: Path, overrides: Mapping[str, An
         if "!PLACEHOLDER" in text:
             key = text.split("'")[1]
             text = f"'{key}' has no default; give it one: --{key} VALUE"
+        elif "structure of the overrides" in text:
+            mappings = [f"--{key} {value}" for key, value in overrides.items() if isinstance(value, Mapping)]
+            text = f"one of these is no mapping in the file: {', '.join(mappings)}"
         raise OptionError(f"{file}: {text}") from error
 
 

@@ -29,20 +29,20 @@ from ser_plugins.predictions import Predictions
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
 STATES = ("finished", "failed", "missing")
 KINDS = {"corpus": str, "labels": list, "command": list, "date": str, "machine": str, "definitions": dict,
-         "protocol": dict, "speakers": dict, "folds": list, "runs": list, "systems": dict, "units": list}
+         "protocol": dict, "speakers": dict, "folds": list, "systems": dict, "units": list}
 Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class System:
-    """One system of the plan, as ``results.json`` describes it."""
+    """One system of the plan, as ``results.json`` describes it; ``runs`` are the seeds that the plan has for it."""
 
     head: str | None
     layer: int | None
     settings: Mapping[str, Any]
     encoder: str | None
     trainable_parameters: int | None
-    deterministic: bool
+    runs: Sequence[int]
     command: str
 
     @property
@@ -312,17 +312,15 @@ def _units(about: Mapping[str, Any], systems: Mapping[str, System], where: str) 
             if value not in known:
                 raise DataError(f"{where}, unit {number}: {unknown_name(kind, str(value), known)}")
         key = unit.system, unit.test, unit.seed
+        if unit.seed not in systems[unit.system].runs:
+            raise DataError(f"{where}, unit {number}: system {unit.system} has the runs {systems[unit.system].runs}, "
+                            f"not {unit.seed}")
         if key in listed:
             raise DataError(f"{where}, unit {number}: system {unit.system}, test speaker {unit.test}, seed {unit.seed} "
                             "is listed twice")
         listed[key] = unit
-    units = []
-    for name, system in systems.items():
-        seeds = about["runs"]
-        if system.deterministic:
-            seeds = list(dict.fromkeys(seed for other, _, seed in listed if other == name)) or seeds[:1]
-        units += [listed.get((name, test, seed), Unit(name, test, seed, "missing")) for seed in seeds for test in tests]
-    return units
+    return [listed.get((name, test, seed), Unit(name, test, seed, "missing"))
+            for name, system in systems.items() for seed in system.runs for test in tests]
 
 
 def _read_predictions(path: Path, about: Mapping[str, Any],

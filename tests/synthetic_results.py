@@ -76,7 +76,7 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
     described = {system: {
         "head": head, "layer": layer, "settings": {"untrained_encoder": True} if system.endswith("-random") else {},
         "encoder": None if layer is None else "5b0c7f9e", "trainable_parameters": None if head == "majority" else 2052,
-        "deterministic": head in ("majority", "svm"),
+        "runs": list(runs[:1] if head in ("majority", "svm") else runs),
         "command": f"python recipes/train_ser.py hparams/{head}.yaml"} for system, (head, layer) in systems.items()}
     content = {
         "corpus": "emodb", "labels": list(labels), "command": ["python", "recipes/cross_validate.py", "a plan.yaml"],
@@ -87,7 +87,7 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
         "speakers": {name: {"gender": ("male", "female")[number % 2], "counts": {
             label: int(size) for label, size in zip(labels, sizes[name], strict=True)}}
             for number, name in enumerate(names)},
-        "folds": folds, "runs": list(runs), "systems": described, "units": units, **about}
+        "folds": folds, "systems": described, "units": units, **about}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
     header = ["system", "seed", "fold", "part", "id", "speaker", "label", "prediction", *(f"p_{x}" for x in labels)]

@@ -138,6 +138,16 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
 
 
+def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "run_all", lambda *_: iter(()))
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--runs", "1",
+           "--runs_of", "{mp: 2, mp-3: 3}")
+    found = Results.load(tmp_path)
+    assert {name: len(one.runs) for name, one in found.systems.items()} == {
+        "most-frequent": 1, "random": 1, "mp-1": 2, "mp-3": 3, "rnn-2": 1}
+    assert len(found.units) == 2 * 8
+
+
 @pytest.mark.parametrize(("words", "error", "message"), [
     (("--systems", "mp-1,mp-2"), OptionError, "no system 'mp-2'; .* systems of the plan: .*mp-1, mp-3, random"),
     (("--folds", "S01,S9"), OptionError, "no test speaker 'S9'"),
@@ -156,6 +166,8 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     (("--options", "{corpus: emodb}"), OptionError, "corpus is one for all systems"),
     (("--test_corpus", "synthetic", "--test_data_folder", "x"), OptionError, "--folds goes without --test_corpus"),
     (("--runs", "0"), OptionError, "--runs.*1 or more"),
+    (("--runs_of", "{mp: 2, rnn: two}"), OptionError, "--runs_of.* a number of 1 or more for each kind of system"),
+    (("--runs_of", "{mp: 2, rnm-2: 1}"), OptionError, "--runs_of: no kind of system 'rnm-2'; did you mean 'rnn-2'"),
     (("--backend", "slurm"), OptionError, "--backend.*one of loky, ray, dask, sequential"),
 ])
 def test_a_wrong_plan_is_refused_before_anything_runs(recipe, plan, tmp_path, monkeypatch, words, error, message):

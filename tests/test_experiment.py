@@ -203,6 +203,11 @@ def test_a_broken_file(base, content, message):
         load(path)
 
 
+def test_a_mapping_for_a_number_is_told(base):
+    with pytest.raises(OptionError, match=r"base\.yaml: one of these is no mapping in the file: --seed \{'mp': 3\}"):
+        experiment.load([str(base), "--name", "x", "--seed", "{mp: 3}"])
+
+
 def test_a_placeholder_wants_a_value(base):
     with pytest.raises(OptionError, match=r"base\.yaml: 'name' has no default; give it one: --name VALUE"):
         load(base)

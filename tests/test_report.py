@@ -305,10 +305,9 @@ def test_cells_that_are_alike_are_not_told_apart(corpora):
 def test_what_tells_cells_apart_is_told(corpora):
     """One sentence for each thing, with the systems that it holds for."""
     def other(content):
-        content["runs"] = [*range(1, 7)]
         content["protocol"] |= {"allow_missing_class": True, "versions": "numpy 2, torch 3", "encoder": "/a/folder"}
         for name, system in content["systems"].items():
-            system["encoder"] = "77aa77aa"
+            system |= {"encoder": "77aa77aa", "runs": [*range(1, 7)]}
             system["settings"] = {"tempi": [], "dropout": 0.5 if name == "mp-2" else 0.25}
 
     def first(content):
@@ -320,9 +319,9 @@ def test_what_tells_cells_apart_is_told(corpora):
     describe(corpora[2], other)
     cells = report_corpora.by_corpora([Results.load(folder) for folder in corpora])
     assert [one for one in report_corpora.differences(cells) if "alike" in one] == [
-        "Not alike: seeds, [1] in emodb, emodb → ravdess; [1, …, 6] (6) in ravdess.",
         "Not alike: versions, torch 2 in emodb, emodb → ravdess; torch 3 in ravdess.",
         "Not alike: allow_missing_class, none in emodb, emodb → ravdess; True in ravdess.",
+        "Not alike: seeds of mp-1, mp-2, [1] in emodb, emodb → ravdess; [1, …, 6] (6) in ravdess.",
         "Not alike: encoder of mp-1, mp-2, 5b0c7f9e in emodb, emodb → ravdess; 77aa77aa in ravdess.",
         "Not alike: tempi of mp-1, mp-2, none in emodb, emodb → ravdess; [] in ravdess.",
         "Not alike: dropout of mp-2, 0.25 in emodb, emodb → ravdess; 0.5 in ravdess."]

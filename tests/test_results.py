@@ -211,6 +211,7 @@ def test_predictions_that_do_not_fit(folder, change, message):
     (lambda content: content["units"][0].update(state="done"), "unit 1: no state 'done'; known: failed, finished"),
     (lambda content: content["units"].append(content["units"][0]), "unit 13: .*speaker 03, seed 1 is listed twice"),
     (lambda content: content["units"].__setitem__(0, []), "unit 1: "),
+    (lambda content: content["units"][0].update(seed=9), r"unit 1: system mp-1 has the runs \[1, 2\], not 9"),
     (lambda content: content.update(claims="abc"), "results.json: claims are a list of pairs, .*not 'abc'"),
     (lambda content: content.update(claims=["ab"]), "results.json: a claim is a pair of systems, .*not 'ab'"),
     (lambda content: content.update(claims=[["a", "b"], ["b", "a"]]), r"the claim \['b', 'a'\]: .*each pair once"),
