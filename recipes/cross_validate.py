@@ -144,7 +144,8 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
             raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
         if key in OURS:
             raise OptionError(f"{exp.file}: {key} is what the plan gives each run: choose by --{OURS[key]}")
-    shared = {"encoder": values["encoder"], **values["options"]} if recipe == "train_ser.py" else {}
+    encoder = {"encoder": values["options"].get("encoder", values["encoder"])} if recipe in plan.OURS else {}
+    shared = encoder | (values["options"] if recipe == "train_ser.py" else {})
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
@@ -232,11 +233,13 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
         if unit.finished:
             seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json"))
     todo = [unit for unit in units if not unit.finished]
-    unknown = sorted({unit.system for unit in todo} - seconds.keys())
+    unknown = [unit.system for unit in todo if unit.system not in seconds]
     known = sum(mean(seconds[unit.system]) for unit in todo if unit.system in seconds) / jobs
+    told = [f"about {known / 60:.1f} minutes, by the runs that are finished"] if len(unknown) < len(todo) else []
     if unknown:
-        return f"how long is not known before a run of {', '.join(unknown)} has ended"
-    return f"about {known / 60:.1f} minutes, by the runs that are finished"
+        told.append(f"how long {len(unknown)} will take is not known before a run of "
+                    f"{', '.join(sorted(set(unknown)))} has ended")
+    return "; ".join(told)
 
 
 def _json(unit: runs.Unit, name: str) -> Any:
@@ -278,7 +281,7 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
-        "definitions": protocol.DEFINITIONS,
+        "definitions": protocol.definitions(exp.values),
         "protocol": {key: exp.values[key] for key in ("corpus_options", "test_corpus_options", "allow_missing_class",
                                                       "encoder", "options")}
         | {"versions": _together(f"{package} {number}" for stamp in every

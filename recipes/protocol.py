@@ -26,7 +26,7 @@ from ser_plugins.files import write_atomically
 NOT_SETTINGS = ("output_root", "output_folder", "store_folder", "data_folder", "test_data_folder", "overwrite",
                 "num_workers", "regimes")
 OF_FEATURES, OF_ENCODER = ("features", "pitch", "feature_options"), ("encoder",)  # settings of a part
-VERSION = 1  # of what recipes, heads and `ser_plugins.gru` compute: raise it when a run's numbers change
+VERSION = 1  # of what recipes and `ser_plugins` compute, but for the head's module: raise it when numbers change
 DECISIVE = ("ser_plugins", "torch", "speechbrain", "numba", "numpy", "scikit-learn", "librosa", "soxr")
 OF_FINETUNING = ("finetune_layers", "finetune_lr")
 DEFINITIONS = {
@@ -40,6 +40,8 @@ DEFINITIONS = {
 
 LABELS_RULE: tuple[Callable[[Any], bool], str] = (
     lambda value: len(value or ()) > 1 and all(isinstance(label, str) for label in value), "two names or more")
+
+CROSSED = "one speaker of the corpus validates and all others train; another corpus is tested as a whole"
 
 Outcome = Sequence[tuple[manifest.Row, Sequence[float]]]  # utterances and the probabilities of their labels
 
@@ -57,6 +59,11 @@ class System:
     options: dict[str, Any]
     code: dict[str, str]
     deterministic: bool = False  # another seed gives the same
+
+
+def definitions(values: Mapping[str, Any]) -> dict[str, str]:
+    """What the numbers of a run mean."""
+    return DEFINITIONS | ({} if values["test_corpus"] is None else {"split": CROSSED})
 
 
 def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
@@ -89,6 +96,24 @@ def _encoder(source: str, _state: Hashable) -> Encoder:
     return models.load_encoder(source)
 
 
+def system_name(head: str, options: Mapping[str, Any], encoder: str | None = None, finetune_layers: int = 0) -> str:
+    """As the paper's Table 1 names systems: head and layer, or head and units; then what is done to the encoder.
+
+    Example
+    -------
+    >>> system_name("progressive", {"layer": 2, "units": 96}), system_name("baseline", {"units": 96})
+    ('progressive-2', 'baseline-96')
+    >>> system_name("mp", {"layer": 1}, "untrained:deepspeech2")
+    'mp-1-untrained'
+    >>> system_name("rnn", {"layer": 5}, "deepspeech2", finetune_layers=2)
+    'rnn-5-finetuned2'
+    """
+    number = options.get("layer", options.get("units"))
+    name = head if number is None else f"{head}-{number}"
+    name += f"-finetuned{finetune_layers}" if finetune_layers else ""
+    return f"{name}-untrained" if str(encoder).startswith(models.UNTRAINED) else name
+
+
 def run_folder(values: Mapping[str, Any], system: str, fold: folds.Fold) -> Path:
     """Where a run lies by default: corpus, system, fold and seed."""
     corpus = values["corpus"] if values["test_corpus"] is None else f"{values['corpus']}-to-{values['test_corpus']}"
@@ -116,9 +141,20 @@ def write_manifests(values: Mapping[str, Any], root: Path) -> list[Path]:
 
 def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
                   ) -> tuple[list[manifest.Row], list[manifest.Row]]:
-    """Rows of written manifests; those of the tested corpus bear its name."""
+    """Rows of written manifests; those of the tested corpus bear its name.
+
+    Raises
+    ------
+    DataError
+        A speaker of a corpus is tested, and trained on in another one of the same plugin.
+    """
     rows, *test = [manifest.select(manifest.load(path), values["labels"]) for path in paths]
     other = str(values["test_corpus"])
+    shared = sorted({row.speaker for row in rows} & {row.speaker for one in test for row in one})
+    if shared and other == values["corpus"]:  # two plugins' corpora may well call other people 03
+        raise DataError(f"leak: speakers {', '.join(shared[:5])}{', …' if len(shared) > 5 else ''} stand in both "
+                        f"corpora; a speaker is trained on or tested: leave those out of {paths[1]}'s corpus, or, if "
+                        "they are other people, give them other names")
     return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for one in test for row in one]
 
 
@@ -247,7 +283,7 @@ def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]
     stamp = {
         "system": system, "fold": {"test": fold.test, "valid": fold.valid, "train": list(fold.train)},
         "counts": {part: dict(Counter(row.emotion for row in rows)) for part, rows in parts.items()},
-        "settings": dict(settings), "definitions": DEFINITIONS,
+        "settings": dict(settings), "definitions": definitions(settings),
         "plugins": {group: registry.distribution(registry.find(group, str(settings[key]))) for group, key
                     in (("corpora", "corpus"), ("features", "features"), ("heads", "head")) if key in settings},
         "versions": {name: version(name) for name in ("ser_plugins", "torch", "torchaudio", "speechbrain", "numpy",

@@ -205,37 +205,15 @@ def build(exp: experiment.Experiment) -> protocol.System:
     if values["finetune_layers"]:
         head = finetune.finetuned(head, needs, encoder, values["finetune_layers"])
         needs = head.needs
-    name = system_name(values["head"], options, values["encoder"] if needs.encoder else None,
-                       values["finetune_layers"])
-    return protocol.System("train_ser", name, head, needs, extractor, encoder, options, foreign_code(values["head"]))
+    name = protocol.system_name(values["head"], options, values["encoder"] if needs.encoder else None,
+                                values["finetune_layers"])
+    return protocol.System("train_ser", name, head, needs, extractor, encoder, options, code_of(head_class))
 
 
-def system_name(head: str, options: Mapping[str, Any], encoder: str | None = None, finetune_layers: int = 0) -> str:
-    """As the paper's Table 1 names systems: head and layer, or head and units; then what is done to the encoder.
-
-    Example
-    -------
-    >>> system_name("progressive", {"layer": 2, "units": 96}), system_name("baseline", {"units": 96})
-    ('progressive-2', 'baseline-96')
-    >>> system_name("mp", {"layer": 1}, "untrained:deepspeech2")
-    'mp-1-untrained'
-    >>> system_name("rnn", {"layer": 5}, "deepspeech2", finetune_layers=2)
-    'rnn-5-finetuned2'
-    """
-    number = options.get("layer", options.get("units"))
-    name = head if number is None else f"{head}-{number}"
-    name += f"-finetuned{finetune_layers}" if finetune_layers else ""
-    return f"{name}-untrained" if str(encoder).startswith(models.UNTRAINED) else name
-
-
-def foreign_code(head: str) -> dict[str, str]:
-    """Of another distribution's head, a hash of its module: its author changes it, and keeps version and arguments."""
-    entry = registry.find("heads", head)
-    if entry.dist is not None and entry.dist.name == "ser_plugins":
-        return {}
-    source = Path(inspect.getfile(registry.load("heads", head))).read_bytes()
+def code_of(head_class: type) -> dict[str, str]:
+    """A hash of the head's module: who edits it may leave version and arguments as they are."""
+    source = Path(inspect.getfile(head_class)).read_bytes()
     return {"head_code": hashlib.sha256(source).hexdigest()[:16]}
-
 
 
 def load(argv: Sequence[str]) -> experiment.Experiment:

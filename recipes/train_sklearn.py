@@ -1,6 +1,9 @@
 """Trains and tests a scikit-learn classifier on one leave-one-speaker-out fold: what the networks must beat.
 
     python recipes/train_sklearn.py hparams/svm.yaml --corpus emodb --data_folder EmoDB --test_speaker 03
+    python recipes/train_sklearn.py hparams/linear.yaml --corpus emodb --data_folder EmoDB --layer 2
+
+It reads functionals of the audio, the mean of a layer of the frozen encoder, both or neither.
 
 Fold, labels and the run's folder are those of train_ser.py. Parameters of ``grid`` are chosen by the cross-entropy on
 the validation speaker, as train_ser.py chooses an epoch.
@@ -18,8 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import protocol
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
+from speechbrain.utils.distributed import infer_device
 
 from ser_plugins import experiment, folds, store
 from ser_plugins.contracts import Needs, fingerprint
@@ -44,23 +49,31 @@ def load(argv: Sequence[str]) -> experiment.Experiment:
 
 
 def build(exp: experiment.Experiment) -> protocol.System:
-    """The classifier, unfitted, and the functionals that it reads.
+    """The classifier, unfitted, and what it reads.
 
     Raises
     ------
     OptionError
-        There is no such classifier, or it has no parameter that the grid names.
+        There is no such classifier, it has no parameter that the grid names, or the encoder has no such layer.
     """
     hparams = exp.build()
-    name, read = str(hparams["estimator"]), bool(hparams["functionals"])
+    name, read, layer = str(hparams["estimator"]), bool(hparams["functionals"]), hparams["layer"]
     # the seed is a setting of its own, and the rest is the same for all seeds
     described = exp.text("estimators", name).replace(f"random_state: {hparams['seed']}", "random_state: seed, speaker")
     estimator = hparams["estimators"][name]
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "
                           f"{', '.join(sorted(estimator.get_params()))}")
-    return protocol.System("train_sklearn", name, estimator, Needs(features=read), Functionals() if read else None,
-                           None, {}, {"estimator": described}, hparams["deterministic"])
+    encoder = None if layer is None else protocol.encoder_of(hparams["encoder"])
+    try:
+        needs = Needs(features=read, means=() if layer is None else layer)
+        needs = needs.resolve({}, 0 if encoder is None else len(encoder.layer_dims))
+    except ValueError as error:
+        raise OptionError(f"estimator '{name}': {error}") from error
+    options = {} if layer is None else {"layer": layer}
+    name = protocol.system_name(name, options, hparams["encoder"] if needs.encoder else None)
+    return protocol.System("train_sklearn", name, estimator, needs, Functionals() if read else None, encoder, options,
+                           {"estimator": described}, hparams["deterministic"])
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -75,14 +88,15 @@ def main(argv: Sequence[str]) -> Path:
 
 def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[manifest.Row],
           test_rows: Sequence[manifest.Row], fold: folds.Fold, folder: Path) -> Path:
-    """Functionals → fit → choose → test; arguments and return as in train_ser.py."""
+    """Representations → fit → choose → test; arguments and return as in train_ser.py."""
     values = exp.values
     parts = protocol.split(rows, test_rows, fold, values)
     settings = protocol.run_settings(exp, system, [*rows, *test_rows], fold)
     experiment.claim_folder(folder, settings, values["overwrite"])
 
-    stored = store.Store(values["store_folder"], system.needs, system.extractor)
-    items = protocol.represented(parts, stored, {**values, "tempi": [], "gain": [0, 0]}, "cpu")
+    stored = store.Store(values["store_folder"], system.needs, system.extractor, system.encoder)
+    items = protocol.represented(parts, stored, {**values, "tempi": [], "gain": [0, 0]},
+                                 exp.run_opts.device or infer_device(), progress=not exp.run_opts.noprogressbar)
     inputs = {part: _inputs(stored, [variants[0] for variants in items[part]]) for part in parts}
     truth = {part: [row.emotion for row in chosen] for part, chosen in parts.items()}
     fitted = []
@@ -106,10 +120,11 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
 
 
 def _inputs(stored: store.Store, items: Sequence[store.Item]) -> np.ndarray:
-    """Functionals ``[utterances, 88]``; of a classifier that reads nothing, ``[utterances, 1]`` zeros."""
-    if stored.extractor is None:
-        return np.zeros((len(items), 1))
-    return np.concatenate([stored.read("features", one).numpy() for one in items])
+    """Functionals and means side by side, ``[utterances, dim]``; of a classifier that reads nothing, a zero each."""
+    inputs = stored.inputs(items)
+    parts = [] if inputs.features is None else [inputs.features.data[:, 0]]
+    parts += inputs.means.values()
+    return torch.cat(parts, dim=1).numpy() if parts else np.zeros((len(items), 1))
 
 
 def _probabilities(model: object, inputs: np.ndarray, labels: Sequence[str]) -> np.ndarray:

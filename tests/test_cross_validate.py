@@ -10,13 +10,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cross_validate
+import numpy as np
 import processes
 import pytest
 import report
+import torch
 import train_sklearn
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from ser_plugins import experiment, folds, runs
+from ser_plugins import audio, experiment, folds, runs
+from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.models import load_encoder
 from ser_plugins.results import Results
@@ -133,7 +137,7 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
            "--options", other)
     out = capsys.readouterr().out
     assert "6 trainings, of which 2 are finished" in out
-    assert "4 trainings, 1 at a time; how long is not known before a run of mp-1 has ended" in out
+    assert "4 trainings, 1 at a time; how long 4 will take is not known before a run of mp-1 has ended" in out
     assert len(folders(results)) == len(before) + 4
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
 
@@ -392,6 +396,7 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, *words)
     found = content(tmp_path)
     assert (found["test_corpus"], found["language"], found["test_language"]) == ("synthetic", "", "en")
+    assert "another corpus is tested as a whole" in found["definitions"]["split"]
     assert found["folds"] == [{"test": "synthetic", "valid": "bob", "train": ["ann", "cem"]}]
     assert set(found["speakers"]) == {f"synthetic/S0{number}" for number in range(1, 5)}
     tested = [row for row in table(tmp_path) if row["part"] == "test"]
@@ -399,6 +404,51 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
     assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
     report.main([str(tmp_path)])
     assert "csv → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_a_speaker_of_both_corpora_is_a_leak(recipe, plan, tmp_path, tones):
+    """In other recordings: those of one corpus are compared by what they hold."""
+    folder = tones(labels=("anger", "sadness"), repeats=2)
+    with open(folder / "manifest.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for repeat in "01":
+        (tmp_path / repeat).mkdir()
+        with open(tmp_path / repeat / "manifest.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "path": folder / row["path"]} for row in rows if row["id"].endswith(repeat))
+    words = ("--corpus", "csv", "--data_folder", tmp_path / "0", "--test_corpus", "csv", "--test_data_folder",
+             tmp_path / "1", "--labels", "[anger, sadness]", "--corpus_options", "{}", "--folds", "all")
+    with pytest.raises(DataError, match="leak: speakers ann, bob, cem stand in both corpora"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", *words)
+
+
+def test_the_linear_classifier_is_that_of_the_layers_means(recipe, plan, tiny_encoder, tmp_path):
+    """Against means of the encoder in the loop, standardised and fitted here."""
+    folder = tmp_path / "run"
+    recipe(train_sklearn.main, "linear.yaml", "--data_folder", plan[1], "--corpus_options", plan[3], "--encoder",
+           tiny_encoder, "--layer", "2", "--output_root", tmp_path, "--output_folder", folder, "--num_workers", "0")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["protocol"]["system"] == "linear-2"
+    encoder, means, truth = load_encoder(tiny_encoder), {}, {}
+    for row in manifest.load(next(tmp_path.glob("synthetic/manifest.csv"))):
+        samples = torch.from_numpy(audio.read(row.path))[None]
+        means[row.id] = encoder(samples, torch.tensor([samples.shape[1]])).layers[1].mean()[0].numpy()
+        truth[row.id] = row
+    with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
+        said = list(csv.DictReader(file))
+    fold = metrics["protocol"]["fold"]
+    learnt = [name for name, row in truth.items() if row.speaker in fold["train"]]
+    inputs = np.array([means[name] for name in learnt])
+    center, scale = inputs.mean(axis=0), inputs.std(axis=0)
+    model = LogisticRegression(C=metrics["protocol"]["parameters"]["logisticregression__C"], max_iter=2000)
+    model.fit((inputs - center) / scale, [truth[name].emotion for name in learnt])
+    expected = model.predict_proba((np.array([means[one["id"]] for one in said]) - center) / scale)
+    assert {one["speaker"] for one in said} == {fold["test"]}
+    assert [[float(one[f"p_{label}"]) for label in model.classes_] for one in said] == [
+        pytest.approx(row, abs=0.02) for row in expected.tolist()]  # stored in float16
+    with pytest.raises(OptionError, match="estimator 'linear': layer 9 does not exist: the encoder has layers 1 to"):
+        recipe(train_sklearn.main, "linear.yaml", "--encoder", tiny_encoder, "--layer", "9")
 
 
 def said(**texts):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import processes
 import pytest
@@ -96,15 +95,9 @@ def test_a_head_of_other_code_is_another_setting(monkeypatch, tmp_path):
     module = tmp_path / "stranger.py"
     module.write_text("class Mine: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    entry = SimpleNamespace(dist=SimpleNamespace(name="stranger"))
-    monkeypatch.setattr(train_ser.registry, "find", lambda group, name: entry)
-    monkeypatch.setattr(train_ser.registry, "load", lambda group, name: importlib.import_module("stranger").Mine)
-    before = train_ser.foreign_code("mine")
+    mine = importlib.import_module("stranger").Mine
+    before = train_ser.code_of(mine)
     module.write_text("class Mine: pass  # other\n")
-    after = train_ser.foreign_code("mine")
+    after = train_ser.code_of(mine)
     assert before.keys() == after.keys() == {"head_code"}
     assert before != after
-
-
-def test_a_head_of_this_package_is_known_by_its_version():
-    assert train_ser.foreign_code("mp") == {}
