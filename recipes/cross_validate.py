@@ -23,11 +23,13 @@ import json
 import re
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +42,8 @@ from ser_plugins import experiment, folds, registry, results, runs, store
 from ser_plugins.claims import read_claims
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
-from ser_plugins.errors import OptionError, unknown_name
+from ser_plugins.errors import DataError, OptionError, unknown_name
+from ser_plugins.files import write_atomically
 from ser_plugins.models import UNTRAINED
 
 HERE = Path(__file__).parent
@@ -78,7 +81,7 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     Raises
     ------
     OptionError
-        An entry of the plan is no system, or two have one name.
+        An entry of the plan is no system, two have one name, or there is none.
     """
     values = exp.values
     found: dict[str, Planned] = {}
@@ -93,6 +96,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
                 raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
                                   "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
             found[one.system.name] = one
+    if not found:
+        raise OptionError(f"{exp.file}: the plan has no system")
     return found
 
 
@@ -331,26 +336,77 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
 
 
 def refuse_other_results(root: Path, exp: experiment.Experiment) -> None:
-    """Refuses to replace results of other corpora or labels.
+    """Refuses to replace results of other corpora or labels, and those that could not be made again.
 
     Raises
     ------
     OptionError
         The folder has some; what differs.
+    DataError
+        Its ``results.json`` is broken.
     """
     path = root / "results.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
-        return  # it is written anew
+    about = results_of(path)
     if about is None:
         return
-    options = about.get("protocol", {}).get("corpus_options")
+    options = about["protocol"].get("corpus_options")
     then = {**{key: about.get(key) for key in ("corpus", "test_corpus", "labels")}, "corpus_options": options}
-    different = [f"{key} {value} → {exp.values[key]}" for key, value in then.items() if value != exp.values[key]]
+    refuse_different(path, [f"{key} {value} → {exp.values[key]}" for key, value in then.items()
+                            if value != exp.values[key]])
+    finished = sum(unit["state"] == "finished" for unit in about["units"])
+    if finished and not (root / "runs").is_dir():
+        raise OptionError(f"{path} holds {finished} finished trainings, and {root / 'runs'}, of which it was made, is "
+                          "not there: they would be lost; give another --output_folder")
+
+
+def refuse_other_speakers(root: Path, rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row]) -> None:
+    """Refuses to replace results of another corpus that the same plugin reads: other speakers, or other utterances.
+
+    Raises
+    ------
+    OptionError, DataError
+        As of `refuse_other_results`.
+    """
+    path = root / "results.json"
+    about = results_of(path)
+    if about is None:
+        return
+    counts = Counter((row.speaker, row.emotion) for row in test_rows or rows)
+    now = {speaker: {label: counts[speaker, label] for label in about["labels"]} for speaker, _ in counts}
+    different = [f"speaker {name} {one.get('counts')} → {now.get(name)}" for name, one in about["speakers"].items()
+                 if one.get("counts") != now.get(name)]
+    trained = {name for fold in about["folds"] for name in (fold.get("valid"), *(fold.get("train") or ()))}
+    different += [f"training speaker {name} → None" for name in sorted(trained - {row.speaker for row in rows})]
+    refuse_different(path, different)
+
+
+def results_of(path: Path) -> dict[str, Any] | None:
+    """A ``results.json``, checked; None where there is none."""
+    try:
+        return results.read_about(path) if path.is_file() else None
+    except DataError as error:
+        raise DataError(f"{error}; give another --output_folder, or remove that file") from error
+
+
+def refuse_different(path: Path, different: Sequence[str]) -> None:
+    """Raises if something differs."""
     if different:
-        raise OptionError(f"{path} is of another protocol ({'; '.join(different)}); give another --output_folder, or "
-                          "remove that file")
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
+        raise OptionError(f"{path} is of another protocol ({'; '.join(different[:3])}{more}); give another "
+                          "--output_folder, or remove that file")
+
+
+def prepare(root: Path, values: Mapping[str, Any]
+            ) -> tuple[list[Path], list[manifest.Row], list[manifest.Row]]:
+    """The manifests and their rows; they are written once it is known that the folder has no other corpus's results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        read = protocol.write_manifests(values, Path(temporary))
+        rows, test_rows = protocol.prepared_rows(read, values)
+        refuse_other_speakers(root, rows, test_rows)
+        for path in Path(temporary).glob("*/*"):
+            write_atomically(root / "manifests" / path.relative_to(temporary), methodcaller("write", path.read_bytes()),
+                             binary=True)
+        return [root / "manifests" / path.relative_to(temporary) for path in read], rows, test_rows
 
 
 def main(argv: Sequence[str]) -> None:
@@ -369,8 +425,7 @@ def main(argv: Sequence[str]) -> None:
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
         root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
     refuse_other_results(root, exp)
-    manifests = protocol.write_manifests(values, root / "manifests")
-    rows, test_rows = protocol.prepared_rows(manifests, values)
+    manifests, rows, test_rows = prepare(root, values)
     chosen = chosen_folds(rows, values)
     for fold in chosen:
         protocol.split(rows, test_rows, fold, values)  # a class may be missing

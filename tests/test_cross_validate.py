@@ -153,6 +153,8 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--folds", "S01,S9"), OptionError, "no test speaker 'S9'"),
     (("--plan", "[{hparams: mp.yaml, layer: 9}]"), OptionError, "layer"),
     (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
+    (("--plan", "[]"), OptionError, "the plan has no system"),
+    (("--plan", "[{hparams: mp.yaml, layer: []}]"), OptionError, "the plan has no system"),
     (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
     (("--claims", "[mp-3, baseline-96]"), OptionError, "a claim is a pair of systems, .*not 'mp-3'"),
     (("--claims", "[[mp-3, mp-1], [mp-3, mp-4]]"), OptionError, r"claim \[mp-3, mp-4\]: no system 'mp-4'"),
@@ -301,6 +303,45 @@ def test_results_of_other_labels_are_not_replaced(recipe, plan, results):
                                           r"'neutral', 'sadness'\] → \['anger', 'sadness'\]\)"):
         recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results, "--labels", "[anger, sadness]")
     assert (results / "results.json").read_bytes() == before
+
+
+def test_results_that_could_not_be_made_again_are_not_replaced(recipe, plan, results, tmp_path):
+    """As those of a repository, which holds no runs."""
+    names = ("results.json", "predictions.csv.gz")
+    before = {name: (results / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / name).write_bytes(before[name])
+    with pytest.raises(OptionError, match=r"results.json holds 18 finished trainings, and .*runs, .* is not there"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "most-frequent")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("broken", ["[]", '"x"', '{"protocol": []}', '{"corpus": '])
+def test_broken_results_are_told_and_left(recipe, plan, tmp_path, broken):
+    (tmp_path / "results.json").write_text(broken)
+    with pytest.raises(DataError, match=r"results.json.*give another --output_folder, or remove that file"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_results_of_another_corpus_of_the_same_reader_are_not_replaced(recipe, plan, tmp_path, tones):
+    def call(*words, **corpus):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--corpus", "csv", "--data_folder", tones(**corpus),
+               "--corpus_options", "{}", "--labels", "[calm, tense]", "--output_folder", tmp_path / "out", "--systems",
+               "most-frequent", "--folds", "all", *words)
+        return {path: path.read_bytes() for path in (tmp_path / "out").glob("**/*") if path.suffix in (".json", ".csv")}
+
+    before = call()
+    with pytest.raises(OptionError, match=r"another protocol \(speaker cem \{'calm': 1, 'tense': 1\} → None; training "
+                                          r"speaker cem → None\); give another --output_folder"):
+        call(speakers=("ann", "bob", "dan"))
+    with pytest.raises(OptionError, match=r"speaker ann \{'calm': 1, 'tense': 1\} → \{'calm': 2, 'tense': 2\}; "):
+        call(repeats=2)
+    assert {path: path.read_bytes() for path in before} == before
+    call("--folds", "bob")
+    assert list(content(tmp_path / "out")["speakers"]) == ["bob"]
+    with pytest.raises(OptionError, match=r"another protocol \(training speaker cem → None\)"):
+        call("--folds", "bob", speakers=("ann", "bob", "dan"))
 
 
 def test_the_layers_are_those_of_the_encoder_that_all_share(recipe, plan, tmp_path, tiny_encoder, monkeypatch):
