@@ -19,6 +19,8 @@ if __name__ == "__main__":
     command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
 import csv
+import hashlib
+import io
 import json
 import re
 import shlex
@@ -235,7 +237,7 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     seconds: dict[str, list[float]] = {}
     for unit in units:
         if unit.finished:
-            seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json"))
+            seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json", float))
     todo = [unit for unit in units if not unit.finished]
     unknown = sorted({unit.system for unit in todo} - seconds.keys())
     known = sum(mean(seconds[unit.system]) for unit in todo if unit.system in seconds) / jobs
@@ -244,14 +246,31 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     return f"about {known / 60:.1f} minutes, by the runs that are finished"
 
 
-def _json(unit: runs.Unit, name: str) -> Any:
-    return json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+def _json(unit: runs.Unit, name: str, kind: type) -> Any:
+    """What a file of a finished run holds."""
+    try:
+        content = json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(unit, name, f"cannot be read: {error}") from error
+    if not isinstance(content, kind):
+        raise _broken(unit, name, f"holds {content!r:.60}")
+    return content
+
+
+def _broken(unit: runs.Unit, name: str, what: str) -> DataError:
+    return DataError(f"{Path(unit.folder) / name} {what}; remove the run's folder {unit.folder} and call again")
 
 
 def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
             errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
             chosen: Sequence[folds.Fold], claims: Sequence[tuple[str, str]]) -> None:
-    """Writes ``results.json`` and ``predictions.csv.gz``."""
+    """Writes ``results.json`` and ``predictions.csv.gz``.
+
+    Raises
+    ------
+    DataError
+        A file of a finished run is not what the run has left.
+    """
     rows = test_rows or corpus_rows
     table, about = [], []
     stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
@@ -260,14 +279,14 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
                                  "state": "failed" if unit in errors else "missing", "seconds": None}
         keys = ("epochs", "tested_epoch", "curve")
         if unit.finished:
-            metrics = _json(unit, "metrics.json")
+            metrics = _json(unit, "metrics.json", dict)
             stamps[unit.system].append(metrics["protocol"])
             entry |= {key: metrics.get(key) for key in keys}
-            entry |= {"state": "finished", "seconds": _json(unit, "seconds.json")}
+            entry |= {"state": "finished", "seconds": _json(unit, "seconds.json", float)}
             if entry.get("curve"):
                 entry["curve"] = [[float(f"{loss:.5g}") for loss in epoch] for epoch in entry["curve"]]
             for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
-                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(Path(unit.folder) / name)]
+                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(unit, name, metrics)]
         about.append({**dict.fromkeys(keys), **entry})
     labels = exp.values["labels"]
     tested = {fold.test for fold in chosen}
@@ -315,9 +334,12 @@ def _together(texts: Iterable[str]) -> str:
     return ", ".join(sorted(set(texts)))
 
 
-def _lines(path: Path) -> list[list[str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
+def _lines(unit: runs.Unit, name: str, metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of a run's predictions, which must have the hash that its metrics were written with."""
+    content = (Path(unit.folder) / name).read_bytes()
+    if metrics.get("files", {}).get(name) != hashlib.sha256(content).hexdigest():
+        raise _broken(unit, name, "is not the one that the run has left")
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))[1:]
 
 
 def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:

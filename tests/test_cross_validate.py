@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,27 @@ def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, c
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)
     assert "18 trainings, of which 18 are finished" in capsys.readouterr().out
     assert {name: (results / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), [
+    ("metrics.json", lambda text: text[:40], "metrics.json cannot be read: "),
+    ("metrics.json", lambda text: "[]", r"metrics.json holds \[\]"),
+    ("metrics.json", lambda text: text.replace('"files"', '"file"'), "predictions.csv is not the one that the run has"),
+    ("seconds.json", lambda text: "", "seconds.json cannot be read: "),
+    ("predictions.csv", lambda text: "", "predictions.csv is not the one that the run has left"),
+    ("predictions.csv", lambda text: text[:-9], "predictions.csv is not the one that the run has left"),
+    ("predictions_valid.csv", lambda text: text.replace("1", "2"), "predictions_valid.csv is not the one that the run"),
+])
+def test_a_broken_file_of_a_finished_run_is_named(recipe, plan, results, tmp_path, name, spoil, message):
+    words = ("table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "most-frequent")
+    shutil.copytree(results / "runs/most-frequent", tmp_path / "runs/most-frequent")
+    file = next(tmp_path.glob(f"runs/most-frequent/test-S03/*/{name}"))
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(DataError, match=f"{message}.*; remove the run's folder {file.parent} and call again"):
+        recipe(cross_validate.main, *words)
+    shutil.rmtree(file.parent)
+    recipe(cross_validate.main, *words)
+    assert len(Results.load(tmp_path).runs("most-frequent")) == 1
 
 
 def test_an_interruption_leaves_the_results_of_what_has_ended(recipe, plan, tmp_path, monkeypatch):
