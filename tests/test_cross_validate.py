@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -445,6 +447,43 @@ def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path)
     assert done.codes == (0,), done.stderr
     chosen = [row for row in table(results) if row["system"] in ("mp-1", "rnn-2")]
     assert sorted(map(str, table(tmp_path / "out"))) == sorted(map(str, chosen))
+
+
+ENDLESS = """
+import time
+from pathlib import Path
+import protocol
+from train_sklearn import build, load, main
+from train_sklearn import train as _train
+
+def train(exp, system, rows, test_rows, fold, folder):
+    if fold.test == "S03":
+        Path(exp.values["output_root"]).touch()
+        time.sleep(600)
+    return _train(exp, system, rows, test_rows, fold, folder)
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_queues_time_limit_leaves_the_results_of_what_has_ended(plan, tmp_path, jobs):
+    """It sends SIGTERM to the program, and to none of its workers."""
+    own, mark, log = (tmp_path / name for name in (f"endless_{jobs}.py", "mark", "log"))
+    own.write_text(ENDLESS)
+    entries = f"[{{recipe: {own}, hparams: random.yaml, output_root: {mark}}}]"
+    words = [HPARAMS / "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--jobs", jobs, "--backend", "loky",
+             "--plan", entries, "--runs", "1"]
+    process = processes.start(ROOT / "recipes/cross_validate.py", words, log, environment={"PYTHONPATH": str(ROOT)})
+    try:
+        while not (mark.exists() and list(tmp_path.glob("out/runs/*/test-S01/*/seconds.json"))):
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+        assert process.exitcode == 143, log.read_text()
+    finally:
+        processes.kill(process)
+    assert "interrupted; the same command goes on where it was" in log.read_text()
+    assert [unit.state for unit in Results.load(tmp_path / "out").units] == ["finished", "missing"]
 
 
 def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, tiny_encoder):
