@@ -60,6 +60,9 @@ RULES: experiment.Rules = {
     "jobs": (lambda value: value >= 1, "1 or more"),
     "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
     "labels": protocol.LABELS_RULE,
+    "num_workers": (lambda value: value >= 0, "0 or more"),
+    **dict.fromkeys(("output_folder", "store_folder"), (
+        lambda value: isinstance(value, str) and bool(value), "a folder's name, as results/mine")),
 }
 
 
@@ -91,6 +94,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
         encoder = entry.get("encoder", values["options"].get("encoder", values["encoder"]))
+        if not isinstance(encoder, str):
+            raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
         layers = len(protocol.encoder_of(encoder).layer_dims) if "layer" in entry else 0
         for options in plan.sweep(entry, layers):
             one = _planned(exp, options)
@@ -158,6 +163,9 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
              for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
     told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
     words = (str(file), *told, *given, "--noprogressbar")
+    if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
+        raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "
+                          "neither /, comma nor white space")
     module = runs.load_recipe(HERE / recipe)
     one = module.load(words)
     system = module.build(one)

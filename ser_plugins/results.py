@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -415,7 +416,7 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
                     raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
                                     "plan of results.json; the two files are not of one protocol")
                 rows.setdefault((*key, part), []).append((texts, values))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return {key: predictions.from_rows(group, labels) for key, group in rows.items()}
 

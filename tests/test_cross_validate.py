@@ -179,7 +179,12 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
     (("--plan", "[]"), OptionError, "the plan has no system"),
     (("--plan", "[{hparams: mp.yaml, layer: []}]"), OptionError, "the plan has no system"),
+    (("--plan", "[{hparams: mp.yaml, encoder: 3}]"), OptionError, "the encoder 3 of .*mp.yaml.* is neither a name nor"),
+    (("--num_workers", "-1"), OptionError, "--num_workers -1: it must be 0 or more"),
+    (("--output_folder", ""), OptionError, "--output_folder None: it must be a folder's name"),
     (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
+    *((("--plan", f"[{{hparams: mp.yaml, suffix: '{suffix}'}}]"), OptionError, f"suffix '{suffix}' is part of a folder")
+      for suffix in ("", "a/b", "a,b", "a b")),
     (("--claims", "[mp-3, baseline-96]"), OptionError, "a claim is a pair of systems, .*not 'mp-3'"),
     (("--claims", "[[mp-3, mp-1], [mp-3, mp-4]]"), OptionError, r"claim \[mp-3, mp-4\]: no system 'mp-4'"),
     (("--options", "{seed: 4}"), OptionError, "seed is what the plan gives each run: choose by --runs"),

@@ -245,6 +245,8 @@ def test_a_description_that_does_not_fit(folder, change, message):
     (lambda folder: (folder / "predictions.csv.gz").write_bytes(b"plain"), "csv.gz cannot be read: Not a gzip"),
     (lambda folder: (folder / "predictions.csv.gz").write_bytes((folder / "predictions.csv.gz").read_bytes()[:900]),
      "predictions.csv.gz cannot be read: Compressed file ended before"),
+    (lambda folder: (folder / "predictions.csv.gz").write_bytes(
+        (folder / "predictions.csv.gz").read_bytes()[:40] + bytes(range(256))), "csv.gz cannot be read: Error -3"),
 ])
 def test_a_broken_folder(folder, spoil, message):
     spoil(folder)
