@@ -30,6 +30,7 @@ from ser_plugins.values import numeric
 
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
 STATES = ("finished", "failed", "missing")
+ROUNDED = 2e-6  # between two probabilities: each is written with six decimals
 KINDS = {"corpus": str, "labels": list, "command": list, "date": str, "machine": str, "definitions": dict,
          "protocol": dict, "speakers": dict, "folds": list, "systems": dict, "units": list}
 Record = TypeVar("Record")
@@ -400,6 +401,7 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
     header = _header(labels)
     skip = len(UNIT_COLUMNS)
     rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
+    seen: set[tuple[str, int, str, str, str]] = set()
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -415,6 +417,10 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
                 if key not in known or part not in ("test", "valid"):
                     raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
                                     "plan of results.json; the two files are not of one protocol")
+                if (*key, part, texts[0]) in seen:
+                    raise DataError(f"{where}: utterance {texts[0]} is listed twice in system {system}, seed {seed}, "
+                                    f"fold {fold}, part {part}")
+                seen.add((*key, part, texts[0]))
                 rows.setdefault((*key, part), []).append((texts, values))
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
@@ -430,3 +436,6 @@ def _check_row(texts: Sequence[str], values: Sequence[float], part: str, about: 
         raise DataError(f"{where}: {unknown_name('speaker', speaker, about['speakers'], 'speakers of results.json')}")
     if not (abs(sum(values) - 1) < 1e-3 and min(values) >= 0):  # so that NaN is refused
         raise DataError(f"{where}: probabilities {', '.join(map(str, values))} do not add up to 1")
+    if values[about["labels"].index(texts[3])] < max(values) - ROUNDED:
+        raise DataError(f"{where}: the prediction is {texts[3]}, and {about['labels'][values.index(max(values))]} has "
+                        "the highest probability")

@@ -176,12 +176,30 @@ def replaced(column, value, row=1):
                           for n, line in enumerate(lines)]
 
 
+def contradicted(lines):
+    """The first line has another label as its prediction."""
+    other = next(label for label in LABELS if label != lines[1][7])
+    return replaced(7, other)(lines)
+
+
+def test_a_tie_within_the_decimals_is_no_contradiction(folder):
+    def tie(lines):
+        probabilities = {lines[1][7]: "0.400000", next(label for label in LABELS if label != lines[1][7]): "0.400001"}
+        rest = iter(["0.100000", "0.099999"])
+        return [lines[0], [*lines[1][:8], *(probabilities.get(label) or next(rest) for label in LABELS)], *lines[2:]]
+
+    rewrite(folder, tie)
+    Results.load(folder)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (replaced(6, "joy"), "predictions.csv.gz, line 2: no label 'joy'; labels of results.json: anger, happiness"),
     (replaced(7, "angr"), "line 2: no prediction 'angr'; did you mean 'anger'"),
     (lambda lines: [[*line[:5], "99" if line[3] == "test" else line[5], *line[6:]] for line in lines],
      r"line \d+: no speaker '99'; speakers of results.json: 03, 04"),  # that of a validation may not be tested
     (replaced(8, "0.9x"), "line 2: could not convert string to float: '0.9x'"),
+    (lambda lines: [*lines[:2], *lines[1:]], "line 3: utterance 04-000 is listed twice in system mp-1, seed 1, fold"),
+    (contradicted, r"line 2: the prediction is \w+, and \w+ has the highest probability"),
     (replaced(8, "nan"), "line 2: probabilities nan, .* do not add up to 1"),
     (replaced(8, "7"), "line 2: probabilities 7.0, .* do not add up to 1"),
     (replaced(0, "mp-7"), "line 2: system mp-7, seed 1, fold 03, part valid is not in the plan"),
