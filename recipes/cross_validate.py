@@ -52,6 +52,7 @@ HERE = Path(__file__).parent
 _NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
+ANY_CORPUS = ("csv", "kaldi")  # readers that say nothing of which corpus it is: its folder's name does
 OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder"}  # of each run → key of the plan
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
@@ -308,6 +309,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
+        **{key: Path(exp.values[key]).resolve().name for key, corpus in
+           (("data_folder", "corpus"), ("test_data_folder", "test_corpus")) if exp.values[corpus] in ANY_CORPUS},
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
         "definitions": protocol.DEFINITIONS,

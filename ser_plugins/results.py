@@ -60,8 +60,8 @@ def _losses(value: Any) -> bool:
 
 
 NULLABLE: dict[str, Rule] = {  # keys that may be absent or null
-    **dict.fromkeys(("head", "encoder", "error", "gender", "test_corpus", "language", "test_language"),
-                    (_text, "a text")),
+    **dict.fromkeys(("head", "encoder", "error", "gender", "test_corpus", "language", "test_language",
+                     "data_folder", "test_data_folder"), (_text, "a text")),
     **dict.fromkeys(("layer", "trainable_parameters", "epochs", "tested_epoch", "corpus_speakers"),
                     (_count, "a whole number")),
     "seconds": (numeric, "a number"),
@@ -174,8 +174,10 @@ class Results:
 
     @property
     def corpora(self) -> tuple[str, str]:
-        """The corpus of training and that of the test."""
-        return self.about["corpus"], self.about.get("test_corpus") or self.about["corpus"]
+        """The corpus of training and that of the test; one that a reader of any corpus reads with its folder's name."""
+        train, test = ((self.about[f"{side}corpus"], self.about.get(f"{side}data_folder"))
+                       for side in ("", "test_" if self.crossed else ""))
+        return ":".join(filter(None, train)), ":".join(filter(None, test))
 
     @property
     def crossed(self) -> bool:
@@ -190,7 +192,7 @@ class Results:
     @property
     def tested(self) -> dict[str, Mapping[str, Any]]:
         """Test speakers by the names that their own corpus has for them; a crossed protocol writes that before."""
-        prefix = f"{self.corpora[1]}/" if self.crossed else ""
+        prefix = f"{self.about['test_corpus']}/" if self.crossed else ""
         return {name.removeprefix(prefix): one for name, one in self.about["speakers"].items()}
 
     def kind(self, system: str) -> str:

@@ -505,7 +505,7 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
     assert len(tested) == 4 * 2 * 3
     assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
     report.main([str(tmp_path)])
-    assert "csv → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "csv:tones → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
 
 
 def said(**texts):

@@ -155,6 +155,9 @@ def test_a_suffix_stands_for_its_options(folder):
     ({"test_corpus": None}, False, "emodb"),
     ({"test_corpus": "ravdess"}, True, "emodb → ravdess"),
     ({"test_corpus": "emodb"}, True, "emodb → emodb"),
+    ({"corpus": "csv", "data_folder": "calls"}, False, "csv:calls"),
+    ({"corpus": "csv", "data_folder": "calls", "test_corpus": "csv", "test_data_folder": "tv"}, True,
+     "csv:calls → csv:tv"),
 ])
 def test_another_corpus_is_tested_where_one_is_named(tmp_path, about, crossed, title):
     results = Results.load(write_results(tmp_path, systems=PLAN, speakers=3, per_class=3, **about))
