@@ -19,15 +19,19 @@ if __name__ == "__main__":
     command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
 import csv
+import hashlib
+import io
 import json
 import re
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,13 +44,15 @@ from ser_plugins import experiment, folds, registry, results, runs, store
 from ser_plugins.claims import read_claims
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
-from ser_plugins.errors import OptionError, unknown_name
+from ser_plugins.errors import DataError, OptionError, unknown_name
+from ser_plugins.files import write_atomically
 from ser_plugins.models import UNTRAINED
 
 HERE = Path(__file__).parent
 _NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
+ANY_CORPUS = ("csv", "kaldi")  # readers that say nothing of which corpus it is: its folder's name does
 OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder"}  # of each run → key of the plan
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
@@ -55,6 +61,9 @@ RULES: experiment.Rules = {
     "jobs": (lambda value: value >= 1, "1 or more"),
     "backend": (lambda value: value in runs.BACKENDS, f"one of {', '.join(runs.BACKENDS)}"),
     "labels": protocol.LABELS_RULE,
+    "num_workers": (lambda value: value >= 0, "0 or more"),
+    **dict.fromkeys(("output_folder", "store_folder"), (
+        lambda value: isinstance(value, str) and bool(value), "a folder's name, as results/mine")),
 }
 
 
@@ -78,7 +87,7 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     Raises
     ------
     OptionError
-        An entry of the plan is no system, or two have one name.
+        An entry of the plan is no system, two have one name, or there is none.
     """
     values = exp.values
     found: dict[str, Planned] = {}
@@ -86,6 +95,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
         encoder = entry.get("encoder", values["options"].get("encoder", values["encoder"]))
+        if not isinstance(encoder, str):
+            raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
         layers = len(protocol.encoder_of(encoder).layer_dims) if "layer" in entry else 0
         for options in plan.sweep(entry, layers):
             one = _planned(exp, options)
@@ -93,6 +104,8 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
                 raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
                                   "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
             found[one.system.name] = one
+    if not found:
+        raise OptionError(f"{exp.file}: the plan has no system")
     return found
 
 
@@ -152,6 +165,9 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
              for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
     told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
     words = (str(file), *told, *given, "--noprogressbar")
+    if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
+        raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "
+                          "neither /, comma nor white space")
     module = runs.load_recipe(HERE / recipe)
     one = module.load(words)
     system = module.build(one)
@@ -231,7 +247,7 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     seconds: dict[str, list[float]] = {}
     for unit in units:
         if unit.finished:
-            seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json"))
+            seconds.setdefault(unit.system, []).append(_json(unit, "seconds.json", float))
     todo = [unit for unit in units if not unit.finished]
     unknown = [unit.system for unit in todo if unit.system not in seconds]
     known = sum(mean(seconds[unit.system]) for unit in todo if unit.system in seconds) / jobs
@@ -242,14 +258,31 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     return "; ".join(told)
 
 
-def _json(unit: runs.Unit, name: str) -> Any:
-    return json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+def _json(unit: runs.Unit, name: str, kind: type) -> Any:
+    """What a file of a finished run holds."""
+    try:
+        content = json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(unit, name, f"cannot be read: {error}") from error
+    if not isinstance(content, kind):
+        raise _broken(unit, name, f"holds {content!r:.60}")
+    return content
+
+
+def _broken(unit: runs.Unit, name: str, what: str) -> DataError:
+    return DataError(f"{Path(unit.folder) / name} {what}; remove the run's folder {unit.folder} and call again")
 
 
 def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
             errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
             chosen: Sequence[folds.Fold], claims: Sequence[tuple[str, str]]) -> None:
-    """Writes ``results.json`` and ``predictions.csv.gz``."""
+    """Writes ``results.json`` and ``predictions.csv.gz``.
+
+    Raises
+    ------
+    DataError
+        A file of a finished run is not what the run has left.
+    """
     rows = test_rows or corpus_rows
     table, about = [], []
     stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
@@ -258,14 +291,14 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
                                  "state": "failed" if unit in errors else "missing", "seconds": None}
         keys = ("epochs", "tested_epoch", "curve")
         if unit.finished:
-            metrics = _json(unit, "metrics.json")
+            metrics = _json(unit, "metrics.json", dict)
             stamps[unit.system].append(metrics["protocol"])
             entry |= {key: metrics.get(key) for key in keys}
-            entry |= {"state": "finished", "seconds": _json(unit, "seconds.json")}
+            entry |= {"state": "finished", "seconds": _json(unit, "seconds.json", float)}
             if entry.get("curve"):
                 entry["curve"] = [[float(f"{loss:.5g}") for loss in epoch] for epoch in entry["curve"]]
             for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
-                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(Path(unit.folder) / name)]
+                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(unit, name, metrics)]
         about.append({**dict.fromkeys(keys), **entry})
     labels = exp.values["labels"]
     tested = {fold.test for fold in chosen}
@@ -279,6 +312,8 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
+        **{key: Path(exp.values[key]).resolve().name for key, corpus in
+           (("data_folder", "corpus"), ("test_data_folder", "test_corpus")) if exp.values[corpus] in ANY_CORPUS},
         "command": ["python", f"recipes/{Path(__file__).name}", *sys.argv[1:]], "date": str(date.today()),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
         "definitions": protocol.definitions(exp.values),
@@ -313,9 +348,12 @@ def _together(texts: Iterable[str]) -> str:
     return ", ".join(sorted(set(texts)))
 
 
-def _lines(path: Path) -> list[list[str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
+def _lines(unit: runs.Unit, name: str, metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of a run's predictions, which must have the hash that its metrics were written with."""
+    content = (Path(unit.folder) / name).read_bytes()
+    if metrics.get("files", {}).get(name) != hashlib.sha256(content).hexdigest():
+        raise _broken(unit, name, "is not the one that the run has left")
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))[1:]
 
 
 def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -334,26 +372,77 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
 
 
 def refuse_other_results(root: Path, exp: experiment.Experiment) -> None:
-    """Refuses to replace results of other corpora or labels.
+    """Refuses to replace results of other corpora or labels, and those that could not be made again.
 
     Raises
     ------
     OptionError
         The folder has some; what differs.
+    DataError
+        Its ``results.json`` is broken.
     """
     path = root / "results.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
-        return  # it is written anew
+    about = results_of(path)
     if about is None:
         return
-    options = about.get("protocol", {}).get("corpus_options")
+    options = about["protocol"].get("corpus_options")
     then = {**{key: about.get(key) for key in ("corpus", "test_corpus", "labels")}, "corpus_options": options}
-    different = [f"{key} {value} → {exp.values[key]}" for key, value in then.items() if value != exp.values[key]]
+    refuse_different(path, [f"{key} {value} → {exp.values[key]}" for key, value in then.items()
+                            if value != exp.values[key]])
+    finished = sum(unit["state"] == "finished" for unit in about["units"])
+    if finished and not (root / "runs").is_dir():
+        raise OptionError(f"{path} holds {finished} finished trainings, and {root / 'runs'}, of which it was made, is "
+                          "not there: they would be lost; give another --output_folder")
+
+
+def refuse_other_speakers(root: Path, rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row]) -> None:
+    """Refuses to replace results of another corpus that the same plugin reads: other speakers, or other utterances.
+
+    Raises
+    ------
+    OptionError, DataError
+        As of `refuse_other_results`.
+    """
+    path = root / "results.json"
+    about = results_of(path)
+    if about is None:
+        return
+    counts = Counter((row.speaker, row.emotion) for row in test_rows or rows)
+    now = {speaker: {label: counts[speaker, label] for label in about["labels"]} for speaker, _ in counts}
+    different = [f"speaker {name} {one.get('counts')} → {now.get(name)}" for name, one in about["speakers"].items()
+                 if one.get("counts") != now.get(name)]
+    trained = {name for fold in about["folds"] for name in (fold.get("valid"), *(fold.get("train") or ()))}
+    different += [f"training speaker {name} → None" for name in sorted(trained - {row.speaker for row in rows})]
+    refuse_different(path, different)
+
+
+def results_of(path: Path) -> dict[str, Any] | None:
+    """A ``results.json``, checked; None where there is none."""
+    try:
+        return results.read_about(path) if path.is_file() else None
+    except DataError as error:
+        raise DataError(f"{error}; give another --output_folder, or remove that file") from error
+
+
+def refuse_different(path: Path, different: Sequence[str]) -> None:
+    """Raises if something differs."""
     if different:
-        raise OptionError(f"{path} is of another protocol ({'; '.join(different)}); give another --output_folder, or "
-                          "remove that file")
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
+        raise OptionError(f"{path} is of another protocol ({'; '.join(different[:3])}{more}); give another "
+                          "--output_folder, or remove that file")
+
+
+def prepare(root: Path, values: Mapping[str, Any]
+            ) -> tuple[list[Path], list[manifest.Row], list[manifest.Row]]:
+    """The manifests and their rows; they are written once it is known that the folder has no other corpus's results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        read = protocol.write_manifests(values, Path(temporary))
+        rows, test_rows = protocol.prepared_rows(read, values)
+        refuse_other_speakers(root, rows, test_rows)
+        for path in Path(temporary).glob("*/*"):
+            write_atomically(root / "manifests" / path.relative_to(temporary), methodcaller("write", path.read_bytes()),
+                             binary=True)
+        return [root / "manifests" / path.relative_to(temporary) for path in read], rows, test_rows
 
 
 def main(argv: Sequence[str]) -> None:
@@ -372,8 +461,7 @@ def main(argv: Sequence[str]) -> None:
     if values["test_corpus"] is not None and "output_folder" not in exp.given:
         root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
     refuse_other_results(root, exp)
-    manifests = protocol.write_manifests(values, root / "manifests")
-    rows, test_rows = protocol.prepared_rows(manifests, values)
+    manifests, rows, test_rows = prepare(root, values)
     chosen = chosen_folds(rows, values)
     for fold in chosen:
         protocol.split(rows, test_rows, fold, values)  # a class may be missing

@@ -8,6 +8,7 @@ with the protocol's stamp.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import platform
 from collections import Counter
@@ -255,7 +256,9 @@ def run_key(exp: experiment.Experiment, system: System, rows: Sequence[manifest.
 
 def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]], fold: folds.Fold,
            settings: Mapping[str, Any], outcomes: Mapping[str, Outcome], about: Mapping[str, Any]) -> None:
-    """Writes predictions, metrics with the protocol's stamp, and the confusion matrix; prints them.
+    """Writes predictions, metrics with the protocol's stamp and the predictions' hashes, and the confusion matrix.
+
+    The metrics are also printed.
 
     Arguments
     ---------
@@ -290,8 +293,10 @@ def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]
                                                       "scikit-learn")},
         "machine": {"python": platform.python_version(), "system": platform.platform()},
     }
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+             for name in ("predictions.csv", "predictions_valid.csv")}
     content = {**result, "ECE": metrics.calibration_error(truth, written.probabilities, labels), **about,
-               "protocol": {**stamp, **about["protocol"]}}
+               "protocol": {**stamp, **about["protocol"]}, "files": files}
     title = f"{system}, {'corpus' if settings['test_corpus'] else 'speaker'} {fold.test}: UA {result['UA']:.3f}"
     matrix = metrics.confusion_matrix(truth, predicted, labels)
     picture = figures.content(figures.confusion_figure(matrix, labels, title), "png")

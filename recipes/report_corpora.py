@@ -17,7 +17,8 @@ from ser_plugins.results import Results, told
 def sections(folders: Sequence[Results]) -> list[Section]:
     """The matrix, and the protocol of each of its cells; errors as of `by_corpora` and `scores_of`."""
     cells = by_corpora(folders)
-    return [across_corpora(cells), *(protocol(one, "_".join(corpora)) for corpora, one in cells.items())]
+    names = ["_".join(corpora).replace(":", "-") for corpora in cells]  # also of files
+    return [across_corpora(cells), *map(protocol, cells.values(), names)]
 
 
 def by_corpora(folders: Sequence[Results]) -> dict[tuple[str, str], Results]:

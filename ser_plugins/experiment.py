@@ -20,6 +20,9 @@ import logging
 import math
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -33,7 +36,6 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_plugins import command_line
-from ser_plugins.command_line import run as run  # recipes take it from here
 from ser_plugins.errors import DataError, OptionError, SerError, unknown_name
 from ser_plugins.files import write_atomically
 from ser_plugins.values import Rules, check_device, numeric
@@ -121,6 +123,27 @@ class _Keys(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise OptionError(f"{self.file}: {unknown_name('key', key, self, 'keys of this file')}")
+
+
+def run(main: Callable[[Sequence[str]], object]) -> None:
+    """As `command_line.run`; SIGTERM, by which a queue or Docker ends a program, interrupts it as Ctrl-C does."""
+    terminated = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    mine = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
+    before = signal.signal(signal.SIGTERM, interrupt) if mine else None
+    try:
+        command_line.run(main)
+    except SystemExit:
+        if terminated:
+            sys.exit(128 + terminated[0])
+        raise
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, before)
 
 
 def load(argv: Sequence[str]) -> Experiment:

@@ -12,8 +12,9 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +26,57 @@ from ser_plugins.claims import read_claims
 from ser_plugins.errors import DataError, OptionError, unknown_name
 from ser_plugins.files import write_atomically
 from ser_plugins.predictions import Predictions
+from ser_plugins.values import numeric
 
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
 STATES = ("finished", "failed", "missing")
+ROUNDED = 2e-6  # between two probabilities: each is written with six decimals
 KINDS = {"corpus": str, "labels": list, "command": list, "date": str, "machine": str, "definitions": dict,
          "protocol": dict, "speakers": dict, "folds": list, "systems": dict, "units": list}
 Record = TypeVar("Record")
+Rule = tuple[Callable[[Any], bool], str]  # what a value must fulfil, and that in words
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_count, value.values()))
+
+
+def _losses(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(epoch, list) and len(epoch) == 2 and all(isinstance(loss, int | float) for loss in epoch)
+        for epoch in value)
+
+
+NULLABLE: dict[str, Rule] = {  # keys that may be absent or null
+    **dict.fromkeys(("head", "encoder", "error", "gender", "test_corpus", "language", "test_language",
+                     "data_folder", "test_data_folder"), (_text, "a text")),
+    **dict.fromkeys(("layer", "trainable_parameters", "epochs", "tested_epoch", "corpus_speakers"),
+                    (_count, "a whole number")),
+    "seconds": (numeric, "a number"),
+    "curve": (_losses, "a list of pairs of numbers"),
+    "train": (_texts, "a list of names"),
+    "counts": (_counts, "a whole number for each label"),
+    "sentences": (lambda value: _counts(value) and {"trained", "tested", "both"} <= value.keys(),
+                  "the numbers trained, tested and both"),
+}
+FIELDS: dict[str, Rule] = {  # of a system, a unit, a fold or a speaker
+    **dict.fromkeys(("system", "test", "state"), (_text, "a name")),
+    "seed": (_count, "a whole number"),
+    "settings": (lambda value: isinstance(value, dict), "a mapping"),
+    "runs": (lambda value: isinstance(value, list) and all(map(_count, value)), "a list of whole numbers"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +154,7 @@ class Results:
             A file is missing or broken, lacks a key, or the two contradict each other: what, and where.
         """
         folder = Path(folder)
-        about = _read_json(folder / "results.json")
+        about = read_about(folder / "results.json")
         where = str(folder / "results.json")
         systems = {name: _record(System, entry, f"{where}, system {name}") for name, entry in about["systems"].items()}
         units = _units(about, systems, where)
@@ -128,8 +174,10 @@ class Results:
 
     @property
     def corpora(self) -> tuple[str, str]:
-        """The corpus of training and that of the test."""
-        return self.about["corpus"], self.about.get("test_corpus") or self.about["corpus"]
+        """The corpus of training and that of the test; one that a reader of any corpus reads with its folder's name."""
+        train, test = ((self.about[f"{side}corpus"], self.about.get(f"{side}data_folder"))
+                       for side in ("", "test_" if self.crossed else ""))
+        return ":".join(filter(None, train)), ":".join(filter(None, test))
 
     @property
     def crossed(self) -> bool:
@@ -144,7 +192,7 @@ class Results:
     @property
     def tested(self) -> dict[str, Mapping[str, Any]]:
         """Test speakers by the names that their own corpus has for them; a crossed protocol writes that before."""
-        prefix = f"{self.corpora[1]}/" if self.crossed else ""
+        prefix = f"{self.about['test_corpus']}/" if self.crossed else ""
         return {name.removeprefix(prefix): one for name, one in self.about["speakers"].items()}
 
     def kind(self, system: str) -> str:
@@ -268,7 +316,14 @@ def told(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:19]}…{text[-20:]}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """``results.json``, its keys checked.
+
+    Raises
+    ------
+    DataError
+        It is missing or broken, or lacks a key.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -282,7 +337,25 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             found = "no such key" if not isinstance(content, dict) or key not in content else repr(content[key])[:60]
             raise DataError(f"{path}: '{key}' must be a {kind.__name__}, found {found}")
+    _check_fields({key: value for key, value in content.items() if key in NULLABLE}, str(path))
+    if not _texts(content["labels"]):
+        raise DataError(f"{path}: 'labels' must be a list of names, found {content['labels']!r:.60}")
+    for key in ("systems", "speakers", "folds", "units"):
+        entries = content[key]
+        for name, entry in entries.items() if isinstance(entries, dict) else enumerate(entries, start=1):
+            _check_fields(entry, f"{path}, {key[:-1]} {name}")
     return content
+
+
+def _check_fields(entry: Any, where: str) -> None:
+    """Raises if an entry is no mapping, or a value in it of another kind than the report computes with."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} must be a mapping, found {entry!r:.60}")
+    rules = FIELDS | {key: rule for key, rule in NULLABLE.items() if entry.get(key) is not None}
+    for key in entry.keys() & rules:
+        holds, expected = rules[key]
+        if not holds(entry[key]):
+            raise DataError(f"{where}: '{key}' must be {expected}, found {entry[key]!r:.60}")
 
 
 def _record(kind: type[Record], entry: Any, where: str) -> Record:
@@ -330,6 +403,7 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
     header = _header(labels)
     skip = len(UNIT_COLUMNS)
     rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
+    seen: set[tuple[str, int, str, str, str]] = set()
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -345,8 +419,12 @@ def _read_predictions(path: Path, about: Mapping[str, Any],
                 if key not in known or part not in ("test", "valid"):
                     raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
                                     "plan of results.json; the two files are not of one protocol")
+                if (*key, part, texts[0]) in seen:
+                    raise DataError(f"{where}: utterance {texts[0]} is listed twice in system {system}, seed {seed}, "
+                                    f"fold {fold}, part {part}")
+                seen.add((*key, part, texts[0]))
                 rows.setdefault((*key, part), []).append((texts, values))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     return {key: predictions.from_rows(group, labels) for key, group in rows.items()}
 
@@ -360,3 +438,6 @@ def _check_row(texts: Sequence[str], values: Sequence[float], part: str, about: 
         raise DataError(f"{where}: {unknown_name('speaker', speaker, about['speakers'], 'speakers of results.json')}")
     if not (abs(sum(values) - 1) < 1e-3 and min(values) >= 0):  # so that NaN is refused
         raise DataError(f"{where}: probabilities {', '.join(map(str, values))} do not add up to 1")
+    if values[about["labels"].index(texts[3])] < max(values) - ROUNDED:
+        raise DataError(f"{where}: the prediction is {texts[3]}, and {about['labels'][values.index(max(values))]} has "
+                        "the highest probability")

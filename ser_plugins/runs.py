@@ -228,6 +228,10 @@ def _one_by_one(units: Sequence[Unit], killed: Iterable[Unit] = ()) -> Iterator[
                         suspects.add(unit)
                         waiting.insert(0, unit)
                     break
+                except BaseException:  # Ctrl-C reaches the child too, SIGTERM does not: its end would be waited for
+                    for child in multiprocessing.active_children():
+                        child.terminate()
+                    raise
 
 
 def _dask(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:

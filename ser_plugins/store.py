@@ -284,7 +284,7 @@ def contents(folder: str | Path) -> list[Stored]:
     Raises
     ------
     DataError
-        There is no such folder, or it is no store.
+        There is no such folder, it is no store, or a file in it is broken.
     """
     found = []
     for path in _parts(folder):
@@ -292,9 +292,21 @@ def contents(folder: str | Path) -> list[Stored]:
         for kind in sorted(one for one in path.iterdir() if one.is_dir()):
             sizes = [entry.stat().st_size for entry in os.scandir(kind) if entry.name.endswith(".npy")]
             kinds[kind.name] = (len(sizes), sum(sizes))
-        about = path / ABOUT
-        found.append(Stored(path.name, json.loads(about.read_text()) if about.is_file() else {}, kinds))
+        found.append(Stored(path.name, _about(path / ABOUT), kinds))
     return found
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What a store says of an extractor or encoder; nothing in one of an earlier version."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); remove it, and it is written again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {content!r:.60}; remove it, and it is written again")
+    return content
 
 
 def prune(folder: str | Path, fingerprints: Sequence[str] = ()) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
+import shutil
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,6 +114,27 @@ def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, c
     assert {name: (results / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize(("name", "spoil", "message"), [
+    ("metrics.json", lambda text: text[:40], "metrics.json cannot be read: "),
+    ("metrics.json", lambda text: "[]", r"metrics.json holds \[\]"),
+    ("metrics.json", lambda text: text.replace('"files"', '"file"'), "predictions.csv is not the one that the run has"),
+    ("seconds.json", lambda text: "", "seconds.json cannot be read: "),
+    ("predictions.csv", lambda text: "", "predictions.csv is not the one that the run has left"),
+    ("predictions.csv", lambda text: text[:-9], "predictions.csv is not the one that the run has left"),
+    ("predictions_valid.csv", lambda text: text.replace("1", "2"), "predictions_valid.csv is not the one that the run"),
+])
+def test_a_broken_file_of_a_finished_run_is_named(recipe, plan, results, tmp_path, name, spoil, message):
+    words = ("table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "most-frequent")
+    shutil.copytree(results / "runs/most-frequent", tmp_path / "runs/most-frequent")
+    file = next(tmp_path.glob(f"runs/most-frequent/test-S03/*/{name}"))
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(DataError, match=f"{message}.*; remove the run's folder {file.parent} and call again"):
+        recipe(cross_validate.main, *words)
+    shutil.rmtree(file.parent)
+    recipe(cross_validate.main, *words)
+    assert len(Results.load(tmp_path).runs("most-frequent")) == 1
+
+
 def test_an_interruption_leaves_the_results_of_what_has_ended(recipe, plan, tmp_path, monkeypatch):
     real = runs.run_all
 
@@ -157,7 +181,14 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--folds", "S01,S9"), OptionError, "no test speaker 'S9'"),
     (("--plan", "[{hparams: mp.yaml, layer: 9}]"), OptionError, "layer"),
     (("--plan", "[{hparams: mp.yaml}, {hparams: mp.yaml, layer: 3}]"), OptionError, "two systems .* are 'mp-3'"),
+    (("--plan", "[]"), OptionError, "the plan has no system"),
+    (("--plan", "[{hparams: mp.yaml, layer: []}]"), OptionError, "the plan has no system"),
+    (("--plan", "[{hparams: mp.yaml, encoder: 3}]"), OptionError, "the encoder 3 of .*mp.yaml.* is neither a name nor"),
+    (("--num_workers", "-1"), OptionError, "--num_workers -1: it must be 0 or more"),
+    (("--output_folder", ""), OptionError, "--output_folder None: it must be a folder's name"),
     (("--plan", "[mp.yaml]"), OptionError, r"a system of the plan is \{hparams: FILE"),
+    *((("--plan", f"[{{hparams: mp.yaml, suffix: '{suffix}'}}]"), OptionError, f"suffix '{suffix}' is part of a folder")
+      for suffix in ("", "a/b", "a,b", "a b")),
     (("--claims", "[mp-3, baseline-96]"), OptionError, "a claim is a pair of systems, .*not 'mp-3'"),
     (("--claims", "[[mp-3, mp-1], [mp-3, mp-4]]"), OptionError, r"claim \[mp-3, mp-4\]: no system 'mp-4'"),
     (("--options", "{seed: 4}"), OptionError, "seed is what the plan gives each run: choose by --runs"),
@@ -307,6 +338,45 @@ def test_results_of_other_labels_are_not_replaced(recipe, plan, results):
     assert (results / "results.json").read_bytes() == before
 
 
+def test_results_that_could_not_be_made_again_are_not_replaced(recipe, plan, results, tmp_path):
+    """As those of a repository, which holds no runs."""
+    names = ("results.json", "predictions.csv.gz")
+    before = {name: (results / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / name).write_bytes(before[name])
+    with pytest.raises(OptionError, match=r"results.json holds 18 finished trainings, and .*runs, .* is not there"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "most-frequent")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("broken", ["[]", '"x"', '{"protocol": []}', '{"corpus": '])
+def test_broken_results_are_told_and_left(recipe, plan, tmp_path, broken):
+    (tmp_path / "results.json").write_text(broken)
+    with pytest.raises(DataError, match=r"results.json.*give another --output_folder, or remove that file"):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_results_of_another_corpus_of_the_same_reader_are_not_replaced(recipe, plan, tmp_path, tones):
+    def call(*words, **corpus):
+        recipe(cross_validate.main, "table1.yaml", *plan, "--corpus", "csv", "--data_folder", tones(**corpus),
+               "--corpus_options", "{}", "--labels", "[calm, tense]", "--output_folder", tmp_path / "out", "--systems",
+               "most-frequent", "--folds", "all", *words)
+        return {path: path.read_bytes() for path in (tmp_path / "out").glob("**/*") if path.suffix in (".json", ".csv")}
+
+    before = call()
+    with pytest.raises(OptionError, match=r"another protocol \(speaker cem \{'calm': 1, 'tense': 1\} → None; training "
+                                          r"speaker cem → None\); give another --output_folder"):
+        call(speakers=("ann", "bob", "dan"))
+    with pytest.raises(OptionError, match=r"speaker ann \{'calm': 1, 'tense': 1\} → \{'calm': 2, 'tense': 2\}; "):
+        call(repeats=2)
+    assert {path: path.read_bytes() for path in before} == before
+    call("--folds", "bob")
+    assert list(content(tmp_path / "out")["speakers"]) == ["bob"]
+    with pytest.raises(OptionError, match=r"another protocol \(training speaker cem → None\)"):
+        call("--folds", "bob", speakers=("ann", "bob", "dan"))
+
+
 def test_the_layers_are_those_of_the_encoder_that_all_share(recipe, plan, tmp_path, tiny_encoder, monkeypatch):
     monkeypatch.setattr(runs, "run_all", lambda *_: ())
     options = QUICK.replace("}", f", encoder: {tiny_encoder}}}")
@@ -388,6 +458,43 @@ def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path)
     assert sorted(map(str, table(tmp_path / "out"))) == sorted(map(str, chosen))
 
 
+ENDLESS = """
+import time
+from pathlib import Path
+import protocol
+from train_sklearn import build, load, main
+from train_sklearn import train as _train
+
+def train(exp, system, rows, test_rows, fold, folder):
+    if fold.test == "S03":
+        Path(exp.values["output_root"]).touch()
+        time.sleep(600)
+    return _train(exp, system, rows, test_rows, fold, folder)
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_queues_time_limit_leaves_the_results_of_what_has_ended(plan, tmp_path, jobs):
+    """It sends SIGTERM to the program, and to none of its workers."""
+    own, mark, log = (tmp_path / name for name in (f"endless_{jobs}.py", "mark", "log"))
+    own.write_text(ENDLESS)
+    entries = f"[{{recipe: {own}, hparams: random.yaml, output_root: {mark}}}]"
+    words = [HPARAMS / "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--jobs", jobs, "--backend", "loky",
+             "--plan", entries, "--runs", "1"]
+    process = processes.start(ROOT / "recipes/cross_validate.py", words, log, environment={"PYTHONPATH": str(ROOT)})
+    try:
+        while not (mark.exists() and list(tmp_path.glob("out/runs/*/test-S01/*/seconds.json"))):
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+        assert process.exitcode == 143, log.read_text()
+    finally:
+        processes.kill(process)
+    assert "interrupted; the same command goes on where it was" in log.read_text()
+    assert [unit.state for unit in Results.load(tmp_path / "out").units] == ["finished", "missing"]
+
+
 def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, tiny_encoder):
     labels = ("anger", "sadness")
     words = ("--corpus", "csv", "--data_folder", tones(labels=labels, repeats=2), "--labels", "[anger, sadness]",
@@ -403,7 +510,7 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
     assert len(tested) == 4 * 2 * 3
     assert {row["speaker"] for row in table(tmp_path) if row["part"] == "valid"} == {"bob"}
     report.main([str(tmp_path)])
-    assert "csv → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "csv:tones → synthetic" in (tmp_path / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_a_speaker_of_both_corpora_is_a_leak(recipe, plan, tmp_path, tones):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -341,3 +345,24 @@ def test_an_interruption_is_told_in_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="130"):
         experiment.run(main)
     assert capsys.readouterr().err == "\ninterrupted; the same command goes on where it was\n"
+
+
+def test_a_queue_that_ends_a_program_interrupts_it(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main(argv):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    with pytest.raises(SystemExit, match="143"):
+        experiment.run(main)
+    assert capsys.readouterr().err == "\ninterrupted; the same command goes on where it was\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_recipe_runs_in_another_thread():
+    called = []
+    thread = threading.Thread(target=experiment.run, args=(called.append,))
+    thread.start()
+    thread.join()
+    assert len(called) == 1

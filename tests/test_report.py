@@ -399,6 +399,17 @@ def test_one_corpus_after_another_of_the_same_plugin_is_crossed(tmp_path):
     assert "nadeau_bengio_p" not in records(page.parent / "comparisons.csv")[0]
 
 
+def test_two_corpora_of_the_same_plugin_are_cells_of_one_matrix(tmp_path):
+    plan = {"mp-1": ("mp", 1)}
+    one = write_results(tmp_path / "one", corpus="csv", data_folder="calls", systems=plan, **SMALL)
+    other = write_results(tmp_path / "other", corpus="csv", data_folder="calls", test_corpus="csv",
+                          test_data_folder="tv", systems=plan, **SMALL)
+    page = report.main([str(one), str(other)])
+    assert [(row["train"], row["test"]) for row in records(page.parent / "corpora.csv")] == [
+        ("csv:calls", "csv:calls"), ("csv:calls", "csv:tv")]
+    assert (page.parent / "protocol_csv-calls_csv-tv.csv").is_file()
+
+
 def test_other_labels_are_refused(corpora, tmp_path):
     plan = {"mp-1": ("mp", 1)}
     other = write_results(tmp_path / "x", corpus="iemocap", labels=("joy", "fear"), systems=plan, **SMALL)

@@ -155,6 +155,9 @@ def test_a_suffix_stands_for_its_options(folder):
     ({"test_corpus": None}, False, "emodb"),
     ({"test_corpus": "ravdess"}, True, "emodb → ravdess"),
     ({"test_corpus": "emodb"}, True, "emodb → emodb"),
+    ({"corpus": "csv", "data_folder": "calls"}, False, "csv:calls"),
+    ({"corpus": "csv", "data_folder": "calls", "test_corpus": "csv", "test_data_folder": "tv"}, True,
+     "csv:calls → csv:tv"),
 ])
 def test_another_corpus_is_tested_where_one_is_named(tmp_path, about, crossed, title):
     results = Results.load(write_results(tmp_path, systems=PLAN, speakers=3, per_class=3, **about))
@@ -176,12 +179,30 @@ def replaced(column, value, row=1):
                           for n, line in enumerate(lines)]
 
 
+def contradicted(lines):
+    """The first line has another label as its prediction."""
+    other = next(label for label in LABELS if label != lines[1][7])
+    return replaced(7, other)(lines)
+
+
+def test_a_tie_within_the_decimals_is_no_contradiction(folder):
+    def tie(lines):
+        probabilities = {lines[1][7]: "0.400000", next(label for label in LABELS if label != lines[1][7]): "0.400001"}
+        rest = iter(["0.100000", "0.099999"])
+        return [lines[0], [*lines[1][:8], *(probabilities.get(label) or next(rest) for label in LABELS)], *lines[2:]]
+
+    rewrite(folder, tie)
+    Results.load(folder)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (replaced(6, "joy"), "predictions.csv.gz, line 2: no label 'joy'; labels of results.json: anger, happiness"),
     (replaced(7, "angr"), "line 2: no prediction 'angr'; did you mean 'anger'"),
     (lambda lines: [[*line[:5], "99" if line[3] == "test" else line[5], *line[6:]] for line in lines],
      r"line \d+: no speaker '99'; speakers of results.json: 03, 04"),  # that of a validation may not be tested
     (replaced(8, "0.9x"), "line 2: could not convert string to float: '0.9x'"),
+    (lambda lines: [*lines[:2], *lines[1:]], "line 3: utterance 04-000 is listed twice in system mp-1, seed 1, fold"),
+    (contradicted, r"line 2: the prediction is \w+, and \w+ has the highest probability"),
     (replaced(8, "nan"), "line 2: probabilities nan, .* do not add up to 1"),
     (replaced(8, "7"), "line 2: probabilities 7.0, .* do not add up to 1"),
     (replaced(0, "mp-7"), "line 2: system mp-7, seed 1, fold 03, part valid is not in the plan"),
@@ -210,13 +231,26 @@ def test_predictions_that_do_not_fit(folder, change, message):
     (lambda content: content["units"][0].update(test="77"), "unit 1: no test speaker '77'; known: 03, 04, 05, 06"),
     (lambda content: content["units"][0].update(state="done"), "unit 1: no state 'done'; known: failed, finished"),
     (lambda content: content["units"].append(content["units"][0]), "unit 13: .*speaker 03, seed 1 is listed twice"),
-    (lambda content: content["units"].__setitem__(0, []), "unit 1: "),
+    (lambda content: content["units"].__setitem__(0, []), r"unit 1 must be a mapping, found \[\]"),
     (lambda content: content["units"][0].update(seed=9), r"unit 1: system mp-1 has the runs \[1, 2\], not 9"),
     (lambda content: content.update(claims="abc"), "results.json: claims are a list of pairs, .*not 'abc'"),
     (lambda content: content.update(claims=["ab"]), "results.json: a claim is a pair of systems, .*not 'ab'"),
     (lambda content: content.update(claims=[["a", "b"], ["b", "a"]]), r"the claim \['b', 'a'\]: .*each pair once"),
     (lambda content: content.update(predictions="0" * 64), r"csv.gz is not the one that results.json was written with"),
     (lambda content: content["folds"].__setitem__(0, {"valid": "03"}), "fold 1: .*missing 1 required .*'test'"),
+    (lambda content: content["folds"][0].update(train="04"), "fold 1: 'train' must be a list of names, found '04'"),
+    (lambda content: content.update(labels=["anger", 2]), r"'labels' must be a list of names, found \['anger', 2\]"),
+    (lambda content: content["systems"]["mp-1"].update(settings=None), "system mp-1: 'settings' must be a mapping"),
+    (lambda content: content["systems"]["mp-1"].update(runs=None), "'runs' must be a list of whole numbers"),
+    (lambda content: content["systems"]["mp-1"].update(layer="1"), "'layer' must be a whole number, found '1'"),
+    (lambda content: content["speakers"].update({"03": None}), "speaker 03 must be a mapping, found None"),
+    (lambda content: content["speakers"]["03"].update(counts={"anger": "2"}), "'counts' must be a whole number for"),
+    (lambda content: content["units"][0].update(system=[]), r"unit 1: 'system' must be a name, found \[\]"),
+    (lambda content: content["units"][0].update(curve=[[1.0]]), "unit 1: 'curve' must be a list of pairs of numbers"),
+    (lambda content: content["units"][0].update(curve=[[1, "x"]]), "unit 1: 'curve' must be a list of pairs of numb"),
+    (lambda content: content["units"][0].update(tested_epoch="3"), "'tested_epoch' must be a whole number, found '3'"),
+    (lambda content: content.update(sentences={"tested": 1}), "'sentences' must be the numbers trained, tested and"),
+    (lambda content: content.update(corpus_speakers="4"), "json: 'corpus_speakers' must be a whole number, found '4'"),
 ])
 def test_a_description_that_does_not_fit(folder, change, message):
     describe(folder, change)
@@ -232,6 +266,8 @@ def test_a_description_that_does_not_fit(folder, change, message):
     (lambda folder: (folder / "predictions.csv.gz").write_bytes(b"plain"), "csv.gz cannot be read: Not a gzip"),
     (lambda folder: (folder / "predictions.csv.gz").write_bytes((folder / "predictions.csv.gz").read_bytes()[:900]),
      "predictions.csv.gz cannot be read: Compressed file ended before"),
+    (lambda folder: (folder / "predictions.csv.gz").write_bytes(
+        (folder / "predictions.csv.gz").read_bytes()[:40] + bytes(range(256))), "csv.gz cannot be read: Error -3"),
 ])
 def test_a_broken_folder(folder, spoil, message):
     spoil(folder)

@@ -419,3 +419,12 @@ def test_what_is_no_store_is_left_alone(filled, tmp_path):
     with pytest.raises(DataError, match="is no store: thesis"):
         store.prune(home, ["thesis"])
     assert (home / "thesis" / "figures" / "final").is_dir()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b'{"class": ', r"cannot be read \(Expecting value"), (b"\xff", "cannot be read .*decode"), (b"[]", r"holds \[\]")])
+def test_a_broken_description_says_what_to_do(filled, content, message):
+    path = filled / tiny().fingerprint / store.ABOUT
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path} {message}.*; remove it, and it is written again"):
+        store.contents(filled)
