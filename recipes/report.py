@@ -99,6 +99,11 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
         "F1, runs": "{F1_runs}", "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
         "trained": "{trainable_parameters:,}"})]
     text = partly_tested(results) + [f"{key}: {value}." for key, value in results.about["definitions"].items()]
+    text += [f"{name} gives all utterances of a speaker one class, in every run: it tells no classes apart."
+             for name, one in scores.items() if not one.system.is_chance and tells_nothing_apart(one)]
+    if any(system.is_control for system in results.systems.values()):
+        text.append("A recogniser with random weights is one draw of them, the same for all runs: what another draw "
+                    "would change is in none of these numbers.")
     if lost:
         count = sum(len(tests) for tests in lost.values())
         text.append(f"{count} of {len(results.units)} units are missing. A system has numbers over its complete runs "
@@ -108,6 +113,11 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
                            [dict(zip(keys, (*key, ", ".join(tests)), strict=True)) for key, tests in lost.items()],
                            {key: f"{{{key}}}" for key in keys}, folded=True, prose=True))
     return Section("Results", text, items)
+
+
+def tells_nothing_apart(scores: Scores) -> bool:
+    """Whether each speaker's utterances are all given one class, in every run."""
+    return all(len({*zip(run.speakers, run.predicted, strict=True)}) == len(scores.speakers) for run in scores.runs)
 
 
 def judged(name: str, first: Mapping[str, str], told: Sequence[tuple[str, str]],
@@ -262,16 +272,21 @@ def speakers(results: Results, scores: Mapping[str, Scores]) -> Section:
                | {gender: own[np.array(genders) == gender].mean() for gender in known}
                | {f"speaker_{speaker}": value for speaker, value in zip(names, own, strict=True)}
                for name, own in zip(scores, values, strict=True)]
-    hardest = int(values.mean(axis=0).argmin())
-    text = [f"Over all systems, speaker {names[hardest]} is the hardest: mean UA {values[:, hardest].mean():.3f}."]
+    chosen = contestants(scores)
+    text = []
+    if chosen:
+        means = np.mean([one.by_speaker["UA"] for one in chosen.values()], axis=0)
+        text.append("Over the systems that neither guess nor have a recogniser with random weights, speaker "
+                    f"{names[means.argmin()]} is the hardest: mean UA {means.min():.3f}.")
     for speaker, one in zip(names, about, strict=True):
         heard = [label for label, count in one.get("counts", {}).items() if count]
         if len(heard) == 1:
             text.append(f"Speaker {speaker} has utterances of {heard[0]} only: UA is the recall of that class.")
     if "" in genders:
         text.append(f"The gender of {genders.count('')} of {len(genders)} speakers is not known.")
+    alt = f"UA of {len(names)} speakers for {len(scores)} systems. {' '.join(text)}"
     return Section("Speakers", text, [
-        Picture("speakers", CAPTIONS["speakers"], f"UA of {len(names)} speakers for {len(scores)} systems. {text[0]}",
+        Picture("speakers", CAPTIONS["speakers"], alt,
                 figures.speakers_figure(list(scores), values, genders, [str(one["worst"]) for one in records])),
         Table("speakers", CAPTIONS["genders"], records, {
             "system": "{system}", **{gender: f"{{{gender}:.3f}}" for gender in known},

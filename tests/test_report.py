@@ -151,6 +151,29 @@ def test_chance_and_controls_are_no_contestants(tmp_path):
     assert "bootstrap_low" in pairs[0]
 
 
+def test_the_hardest_speaker_is_that_of_the_contestants(tmp_path):
+    plan = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1), "mp-2-random": ("mp", 2)}
+    folder = write_results(tmp_path, systems=plan, seed=7, **SMALL)
+    describe(folder, lambda content: content["systems"]["majority"].update(reads=[]))
+    page = report.main([str(folder)])
+    found = {row["system"]: row for row in records(page.parent / "speakers.csv")}
+    means = {key: np.mean([float(row[key]) for row in found.values()]) for key in found["mp-1"] if "speaker_" in key}
+    assert min(means, key=means.get) != f"speaker_{found['mp-1']['worst']}"  # else this tests nothing
+    expected = f"speaker {found['mp-1']['worst']} is the hardest: mean UA {float(found['mp-1']['worst_UA']):.3f}."
+    assert expected in Page(page).text
+
+
+@pytest.mark.parametrize("reads", [[], ["features"]])
+def test_a_system_that_tells_nothing_apart_and_random_weights_are_remarked(tmp_path, reads):
+    plan = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1)}
+    folder = write_results(tmp_path, systems=plan, **SMALL)
+    describe(folder, lambda content: content["systems"]["majority"].update(reads=reads))
+    text = Page(report.main([str(folder)])).text
+    assert text.count("gives all utterances of a speaker one class") == len(reads)
+    assert ("majority gives all" in text) == bool(reads)
+    assert "random weights is one draw of them, the same for all runs" in text
+
+
 def test_an_incomplete_system_is_counted_and_has_no_number(made):
     _, page = made
     table = {row["system"]: row for row in records(page.parent / "systems.csv")}
