@@ -56,7 +56,8 @@ CAPTIONS = {
     "coverage": "UA of the most confident share, by the tempered confidence where there is one; a class of which no "
                 "utterance is kept is left out. Pale: the other systems.",
     "curves": "Cross-entropy: median over folds and runs, and the middle half of them. Units that ended are left out "
-              "of later epochs.",
+              "of later epochs; a line ends where fewer than half are left. The first "
+              "epochs may be above the frame.",
 }
 
 
