@@ -262,7 +262,8 @@ def content(figure: Figure, kind: str) -> bytes:
     """A figure as svg, png or pdf."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # keeps what is laid out: doing it for each format takes most of the time
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # keeps what is laid out: doing it for each format takes most of the time
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "ser_plugins"}):

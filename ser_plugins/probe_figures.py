@@ -87,7 +87,7 @@ def trace_figure(traces: Sequence[Trace], neuron: str, descriptor: str, *, inver
         twin.plot(trace.times, trace.neuron, color=COLOURS[0], linewidth=1.2, linestyle="--")
         axes.set_title(trace.title, fontsize=9)
         axes.set_xlabel("time (s)")
-        axes.set_ylabel(descriptor, color="#8A5A00")  # a darker tone of the line's: text is thin
+        axes.set_ylabel(descriptor, color="#8A5A00", fontsize=9)  # a darker tone of the line's: text is thin
         twin.set_ylabel(f"{neuron}\n(inverted axis)" if inverted else neuron, color=COLOURS[0])
         twin.yaxis.set_inverted(inverted)
     return figure

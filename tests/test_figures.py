@@ -159,6 +159,13 @@ def test_a_figure_is_saved_as_png_and_pdf_and_twice_the_same(tmp_path, name):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_a_figure_is_laid_out_once(monkeypatch):
+    figure = confusion_figure(MATRIX, LABELS)
+    first = figures.content(figure, "svg")
+    monkeypatch.setattr(type(figure), "draw_without_rendering", lambda _: pytest.fail("it is laid out again"))
+    assert figures.content(figure, "svg") == first
+
+
 def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "tsne.png").mkdir()  # is in the way
     with pytest.raises(DataError, match=r"tsne\.png cannot be written"):
