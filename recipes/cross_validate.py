@@ -365,8 +365,11 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
     untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
     own = {key: value for key, value in one.options.items() if not (untrained and key == "encoder")}
     settings = {**system.options, **own, **({"untrained_encoder": True} if untrained else {})}
+    reads = ["features"] * system.needs.features + ["log-probabilities"] * system.needs.log_probs
+    for what, layers in (("frames", system.needs.sequences), ("means", system.needs.means)):
+        reads += [f"{what} of layer {layer}" for layer in numbers(layers)]
     return {"head": values.get("head"), "layer": system.options.get("layer"),
-            "settings": settings, "runs": seeds,
+            "settings": settings, "runs": seeds, "reads": reads,
             "encoder": None if encoder is None else encoder.fingerprint,
             "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
 

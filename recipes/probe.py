@@ -48,20 +48,20 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("ser_plugins", "torch", "speechbrain", "scikit-learn", "scipy", "numpy", "opensmile")
 
 
-def embed(subject: Subject, rnn: TrainedRNN | None, items: Sequence[Item], values: Mapping[str, Any]
-          ) -> tuple[list[Scatter], list[list[Any]]]:
+def embed(subject: Subject, rnn: TrainedRNN | None, items: Sequence[Item], values: Mapping[str, Any], *,
+          progress: bool) -> tuple[list[Scatter], list[list[Any]]]:
     """t-SNE of the layers' means and of an RNN's vectors, for all classes, then for the pair: panels, and CSV lines."""
     vectors = {f"mp-{layer}": means for layer, means in enumerate(subject.means(items), start=1)}
     if rnn is not None:
         vectors[rnn.title] = rnn.vectors(subject, items)
     panels, lines = [], []
-    for labels in (values["labels"], values["pair"]):
+    for labels, told in ((values["labels"], "all classes"), (values["pair"], ", ".join(values["pair"]))):
         chosen = [at for at, one in enumerate(items) if one.row.emotion in labels]
         rows = [items[at].row for at in chosen]
         groups = [row.speaker if values["speaker_markers"] else "" for row in rows]
-        for title, every in tqdm(vectors.items(), desc=f"t-SNE of {', '.join(labels)}", unit="panel"):
+        for title, every in tqdm(vectors.items(), desc=f"t-SNE of {told}", unit="panel", disable=not progress):
             points = probing.embed(every[chosen], values["seed"], values["perplexity"])
-            panels.append(Scatter(textwrap.fill(title, 32), points, [row.emotion for row in rows], groups))
+            panels.append(Scatter(f"{textwrap.fill(title, 32)}\n{told}", points, [row.emotion for row in rows], groups))
             lines += [[title, "+".join(labels), row.id, row.speaker, row.emotion, *point]
                       for row, point in zip(rows, points.tolist(), strict=True)]
     return panels, lines
@@ -79,10 +79,11 @@ def neuron_figure(subject: Subject, best: Mapping[str, Any], items: Sequence[Ite
             title = f"{one.row.id}, {one.row.emotion}: r = {r:.2f}"
             traces[one.row.speaker] = distance, Trace(title, subject.times(len(neuron)), neuron, values)
     nearest = [trace for _, trace in sorted(traces.values(), key=lambda pair: pair[0])[:2]]
-    return trace_figure(nearest, f"layer {best['layer']}, neuron {best['neuron']}", descriptor)
+    return trace_figure(nearest, f"layer {best['layer']}, neuron {best['neuron']}", descriptor, inverted=best["r"] < 0)
 
 
-def probe(subjects: Mapping[str, Subject], items: Sequence[Item]) -> dict[str, dict[str, list[Result]]]:
+def probe(subjects: Mapping[str, Subject], items: Sequence[Item], *, progress: bool
+          ) -> dict[str, dict[str, list[Result]]]:
     """Of emotion, speaker and gender, each encoder's probes by layer; what cannot be probed is left out, and told."""
     rows = [one.row for one in items]
     found = {}
@@ -90,7 +91,8 @@ def probe(subjects: Mapping[str, Subject], items: Sequence[Item]) -> dict[str, d
         try:
             found[target] = {
                 name: [function(vectors, rows) for vectors in tqdm(subject.means(items), unit="layer",
-                                                                   desc=f"probes of {target}, {name} encoder")]
+                                                                   desc=f"probes of {target}, {name} encoder",
+                                                                   disable=not progress)]
                 for name, subject in subjects.items()}
         except DataError as error:
             logger.warning("no probe of %s: %s", target, error)
@@ -147,11 +149,12 @@ def main(argv: Sequence[str]) -> Path:
                                    experiment.LOG_CONFIG)
     subjects = {name: Subject(encoder, values["store_folder"], values["first_frame"])
                 for name, encoder in encoders.items()}
+    progress = not exp.run_opts.noprogressbar
     for subject in subjects.values():
         subject.store.compute(items, exp.run_opts.device or infer_device(), values["num_workers"],
-                              progress=not exp.run_opts.noprogressbar)
+                              progress=progress)
 
-    content = {**analyse(subjects, rnn, items, values, folder), "settings": settings,
+    content = {**analyse(subjects, rnn, items, values, folder, progress=progress), "settings": settings,
                "versions": {name: version(name) for name in PACKAGES}}
     write_atomically(folder / "metrics.json", lambda file: json.dump(content, file, indent=2))
     print(f"everything lies in {folder}")
@@ -159,14 +162,14 @@ def main(argv: Sequence[str]) -> Path:
 
 
 def analyse(subjects: Mapping[str, Subject], rnn: TrainedRNN | None, items: Sequence[Item], values: Mapping[str, Any],
-            folder: Path) -> dict[str, Any]:
+            folder: Path, *, progress: bool) -> dict[str, Any]:
     """Writes figures and tables of what is stored; returns the best neurons and the probes, and prints of them."""
     trained = subjects["trained"]
-    panels, lines = embed(trained, rnn, items, values)
+    panels, lines = embed(trained, rnn, items, values, progress=progress)
     figures.save(scatter_figure(panels, columns=len(panels) // 2), folder / "tsne")
     save_table(folder / "tsne.csv", "representation classes id speaker emotion x y", lines)
 
-    found = {name: subject.correlations(items) for name, subject in subjects.items()}
+    found = {name: subject.correlations(items, progress=progress) for name, subject in subjects.items()}
     save_table(folder / "correlations.csv", "encoder layer neuron descriptor utterances speakers r r_pooled p p_holm",
                ([name, *line] for name, subject in subjects.items() for line in subject.lines(found[name])))
     best = {name: subject.best_neurons(found[name]) for name, subject in subjects.items()}
@@ -176,7 +179,7 @@ def analyse(subjects: Mapping[str, Subject], rnn: TrainedRNN | None, items: Sequ
                         "of it that varies")
     figures.save(neuron_figure(trained, best["trained"][descriptor], items, descriptor), folder / "neuron")
 
-    probes = probe(subjects, items)
+    probes = probe(subjects, items, progress=progress)
     chances = {target: 1 / len({getattr(one.row, target) for one in items}) for target in probes}
     header = "encoder layer target UA low high chance utterances speakers"
     scores = [[name, layer, target, result.value, result.low, result.high, chances[target], len(items), result.count]

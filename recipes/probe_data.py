@@ -104,10 +104,10 @@ class Subject:
         measured = descriptors.without_unvoiced(self.store.read("features", one).numpy())
         return probing.align(measured, descriptors.LowLevelDescriptors.rate, descriptors.STARTS, self.times(frames))
 
-    def correlations(self, items: Sequence[store.Item]) -> probing.Correlations:
+    def correlations(self, items: Sequence[store.Item], *, progress: bool) -> probing.Correlations:
         """Correlations of all neurons with all descriptors."""
         correlator = probing.Correlator()
-        for one in tqdm(items, desc="correlations", unit="utterance"):
+        for one in tqdm(items, desc="correlations", unit="utterance", disable=not progress):
             neurons = self.neurons(one)
             correlator.add(neurons, self.descriptors(one, len(neurons)), one.row.speaker)
         return correlator.correlations()

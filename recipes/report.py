@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import report_corpora
-from report_parts import INTERVAL, Scores, partly_tested, protocol, scores_of
+from report_parts import INTERVAL, Scores, contestants, partly_tested, protocol, scores_of
 
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.claims import judge
@@ -34,12 +34,15 @@ CAPTIONS = {
                "all folds of one seed.",
     "missing": "Units without a result.",
     "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "
-                      "correction. Bold, in full colour: p ≤ 0.05.",
+                      "correction over the pairs shown. Bold, in full colour: p ≤ 0.05.",
     "claims": "Claims of the plan, tested on UA: p before and after Holm's correction over these claims; supported or "
               "contradicted at 0.05. They are the plan's question, and all pairs below a look around.",
+    "random_weights": "Trained against random weights: the same system over the same recogniser, before and after its "
+                      "training. p before and after Holm's correction over these pairs; supported: the trained one is "
+                      "better.",
     "comparisons": "All pairs: difference of UA, its 95 % interval over speakers, and p before and after Holm's "
-                   "correction over all pairs. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
-                   "beside them.",
+                   "correction over the pairs shown. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
+                   "beside them, each corrected over the same pairs.",
     "confusions": "Confusion matrices. Share of each true class that is taken for each.",
     "layers": "Mean over runs, with the 95 % interval over speakers. Dashed: a recogniser with random weights. "
               "Dotted: systems without the recogniser.",
@@ -53,7 +56,8 @@ CAPTIONS = {
     "coverage": "UA of the most confident share, by the tempered confidence where there is one; a class of which no "
                 "utterance is kept is left out. Pale: the other systems.",
     "curves": "Cross-entropy: median over folds and runs, and the middle half of them. Units that ended are left out "
-              "of later epochs.",
+              "of later epochs; a line ends where fewer than half are left. The first "
+              "epochs may be above the frame.",
 }
 
 
@@ -96,6 +100,11 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
         "F1, runs": "{F1_runs}", "F1, speakers": "{F1_speakers}", "units": "{units}", "runs": "{complete_runs}",
         "trained": "{trainable_parameters:,}"})]
     text = partly_tested(results) + [f"{key}: {value}." for key, value in results.about["definitions"].items()]
+    text += [f"{name} gives all utterances of a speaker one class, in every run: it tells no classes apart."
+             for name, one in scores.items() if not one.system.is_chance and tells_nothing_apart(one)]
+    if any(system.is_control for system in results.systems.values()):
+        text.append("A recogniser with random weights is one draw of them, the same for all runs: what another draw "
+                    "would change is in none of these numbers.")
     if lost:
         count = sum(len(tests) for tests in lost.values())
         text.append(f"{count} of {len(results.units)} units are missing. A system has numbers over its complete runs "
@@ -107,31 +116,69 @@ def overview(results: Results, scores: Mapping[str, Scores]) -> Section:
     return Section("Results", text, items)
 
 
-def claims(told: Sequence[tuple[str, str]], pairs: Sequence[significance.Comparison]) -> Table:
-    """What becomes of the plan's claims."""
+def tells_nothing_apart(scores: Scores) -> bool:
+    """Whether each speaker's utterances are all given one class, in every run."""
+    return all(len({*zip(run.speakers, run.predicted, strict=True)}) == len(scores.speakers) for run in scores.runs)
+
+
+def judged(name: str, first: Mapping[str, str], told: Sequence[tuple[str, str]],
+           pairs: Sequence[significance.Comparison]) -> Table:
+    """What becomes of the claims that one system is better than another; ``first`` are the first columns."""
     records = []
     for claim in judge(told, pairs):
         record: dict[str, Any] = {"better": claim.names[0], "worse": claim.names[1], "verdict": claim.verdict}
         if claim.values is not None:
             record |= {"UA_better": claim.values[0], "UA_worse": claim.values[1]}
         records.append(record | (asdict(claim.result) if claim.result is not None else {}))
-    return Table("claims", CAPTIONS["claims"], records, {
-        "claim": "{better} > {worse}", "UA": "{UA_better:.3f}", "UA of the other": "{UA_worse:.3f}",
+    return Table(name, CAPTIONS[name], records, {
+        **first, "UA": "{UA_better:.3f}", "UA of the other": "{UA_worse:.3f}",
         "difference": "{value:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.4f}",
         "p, Holm": "{holm:.4f}", "verdict": "{verdict}"})
 
 
+def twins(results: Results, scores: Mapping[str, Scores]) -> list[tuple[str, str]]:
+    """Each system with its control, which has random weights and is alike otherwise."""
+    alike = {(results.kind(name), one.system.layer): name for name, one in scores.items() if not one.system.is_control}
+    found = [(alike.get((results.kind(name), one.system.layer)), name) for name, one in scores.items()
+             if one.system.is_control]
+    return [(trained, control) for trained, control in found if trained is not None]
+
+
 def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
-    """Who beats whom."""
-    title, names = "Who beats whom", list(scores)
-    count = len(names) * (len(names) - 1) // 2
-    if not count:
-        text = f"Only {names[0]} has a complete run: there is nothing to compare."
-        return Section(title, [text], [claims(results.claims, [])] if results.claims else [])
-    resamples = max(4999, 200 * count - 1)  # so that p times the pairs can fall to 0.005
+    """Who beats whom: the plan's claims, controls, and all pairs of contestants, each with a correction of its own."""
     trained = [len(fold["train"]) for fold in results.about["folds"] if fold.get("train")]
-    ratio = sum(1 / number for number in trained) / len(trained) if trained else None
-    pairs = significance.compare_all({name: one.runs for name, one in scores.items()}, resamples=resamples, ratio=ratio)
+    count = len(scores) * (len(scores) - 1) // 2
+    options: dict[str, Any] = {
+        "resamples": max(4999, 200 * count - 1),  # so that p times the pairs can fall to 0.005
+        "ratio": sum(1 / number for number in trained) / len(trained) if trained else None}
+    runs = {name: one.runs for name, one in scores.items()}
+    chosen, controls = contestants(scores), twins(results, scores)
+    pairs = significance.compare_all({name: runs[name] for name in chosen}, **options) if len(chosen) > 1 else []
+    known = {frozenset(pair.names) for pair in pairs}
+    besides = [significance.compare(runs[one], runs[other], names=(one, other), **options)
+               for one, other in dict.fromkeys([*results.claims, *controls])
+               if {one, other} <= runs.keys() and frozenset((one, other)) not in known]
+    items: list[Table | Picture] = []
+    if results.claims:
+        items.append(judged("claims", {"claim": "{better} > {worse}"}, results.claims, [*pairs, *besides]))
+    if controls:
+        items.append(judged("random_weights", {"trained": "{better}", "random weights": "{worse}"}, controls, besides))
+    if pairs:
+        text, picture, table = all_pairs(results, chosen, pairs, options["resamples"])
+        items += [picture, table]
+    else:
+        text = ("There is nothing to compare: of systems that read something, and with trained weights, "
+                f"{' and '.join(chosen) or 'none'} has a complete run.")
+    left = [name for name in scores if name not in chosen]
+    others = [f"Not among all pairs are {', '.join(left)}: they read nothing of an utterance, or have a recogniser "
+              "with random weights."] if left else []
+    return Section("Who beats whom", [text, *others], items)
+
+
+def all_pairs(results: Results, scores: Mapping[str, Scores], pairs: Sequence[significance.Comparison],
+              resamples: int) -> tuple[str, Picture, Table]:
+    """What is said of all pairs of these systems, their matrix and their table."""
+    names = list(scores)
     difference, p = np.zeros((len(names), len(names))), np.full((len(names), len(names)), np.nan)
     records = []
     for pair, (i, j) in zip(pairs, itertools.combinations(range(len(names)), 2), strict=True):
@@ -141,23 +188,28 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
         if "bootstrap" in tests:
             p[i, j] = p[j, i] = tests["bootstrap"]["holm"]
         records.append({"first": names[i], "second": names[j], "UA_first": pair.values[0], "UA_second": pair.values[1]}
-                       | {f"{name}_{key}": value for name, result in tests.items() for key, value in result.items()})
+                       | {f"{name}_{key}": value for name, result in tests.items() for key, value in result.items()
+                          if value is not None})  # not every test has an interval
     table = Table("comparisons", CAPTIONS["comparisons"], records, {
         "first": "{first}", "second": "{second}", "difference": "{bootstrap_value:+.3f}",
         "95 % interval": "{bootstrap_low:+.3f} to {bootstrap_high:+.3f}", "p": "{bootstrap_p:.4f}",
         "p, Holm": "{bootstrap_holm:.4f}"}, folded=True)
-    speakers = len(next(iter(scores.values())).speakers)
-    text = (f"{int((p <= 0.05).sum()) // 2} of {count} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
-            f"speakers, {resamples} draws, Holm's correction over all pairs. Systems that do not differ here are not "
+    speakers = len(scores[names[0]].speakers)
+    text = (f"{int((p <= 0.05).sum()) // 2} of {len(pairs)} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
+            f"speakers, {resamples} draws, Holm's correction over these pairs. Systems that do not differ here are not "
             "thereby equal.")
     if results.crossed:
         text += (" Each run is one training, which tests all speakers: what its seed does to all alike is not in "
                  "these p-values.")
+    least = 2 / 2**speakers
+    if least * len(pairs) > 0.05:
+        text += (f" Wilcoxon's test cannot decide here: its least p with {speakers} speakers is {least:.2g}, times "
+                 f"{len(pairs)} pairs {least * len(pairs):.2g}.")
     if speakers == 1:
         text = "One speaker says nothing about others: there is no p-value but McNemar's, in the CSV file."
     picture = Picture("who_beats_whom", CAPTIONS["who_beats_whom"], f"Matrix of {len(names)} systems. {text}",
                       figures.comparison_figure(names, difference, p))
-    return Section(title, [text], [*([claims(results.claims, pairs)] if results.claims else []), picture, table])
+    return text, picture, table
 
 
 def confusions(scores: Mapping[str, Scores]) -> Section:
@@ -221,16 +273,21 @@ def speakers(results: Results, scores: Mapping[str, Scores]) -> Section:
                | {gender: own[np.array(genders) == gender].mean() for gender in known}
                | {f"speaker_{speaker}": value for speaker, value in zip(names, own, strict=True)}
                for name, own in zip(scores, values, strict=True)]
-    hardest = int(values.mean(axis=0).argmin())
-    text = [f"Over all systems, speaker {names[hardest]} is the hardest: mean UA {values[:, hardest].mean():.3f}."]
+    chosen = contestants(scores)
+    text = []
+    if chosen:
+        means = np.mean([one.by_speaker["UA"] for one in chosen.values()], axis=0)
+        text.append("Over the systems that neither guess nor have a recogniser with random weights, speaker "
+                    f"{names[means.argmin()]} is the hardest: mean UA {means.min():.3f}.")
     for speaker, one in zip(names, about, strict=True):
         heard = [label for label, count in one.get("counts", {}).items() if count]
         if len(heard) == 1:
             text.append(f"Speaker {speaker} has utterances of {heard[0]} only: UA is the recall of that class.")
     if "" in genders:
         text.append(f"The gender of {genders.count('')} of {len(genders)} speakers is not known.")
+    alt = f"UA of {len(names)} speakers for {len(scores)} systems. {' '.join(text)}"
     return Section("Speakers", text, [
-        Picture("speakers", CAPTIONS["speakers"], f"UA of {len(names)} speakers for {len(scores)} systems. {text[0]}",
+        Picture("speakers", CAPTIONS["speakers"], alt,
                 figures.speakers_figure(list(scores), values, genders, [str(one["worst"]) for one in records])),
         Table("speakers", CAPTIONS["genders"], records, {
             "system": "{system}", **{gender: f"{{{gender}:.3f}}" for gender in known},

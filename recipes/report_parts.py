@@ -70,6 +70,11 @@ def scores_of(results: Results) -> dict[str, Scores]:
     return scores
 
 
+def contestants(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """All systems but those of chance and controls: to beat these says little of a system."""
+    return {name: one for name, one in scores.items() if not (one.system.is_chance or one.system.is_control)}
+
+
 def protocol(results: Results, name: str = "") -> Section:
     """What was run, and how to run it again; ``name`` tells it from other protocols of the page."""
     about = results.about
@@ -80,7 +85,8 @@ def protocol(results: Results, name: str = "") -> Section:
              "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
              "folds": len(about["folds"]), "date": about["date"], "machine": about["machine"], **about["protocol"]}
     systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items()),
-                                                   "seeds": ", ".join(map(str, one.runs))}
+                                                   "seeds": ", ".join(map(str, one.runs)),
+                                                   "reads": told_reads(one)}
                for system, one in results.systems.items()]
     suffix = f"_{name}" if name else ""
     return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
@@ -88,9 +94,15 @@ def protocol(results: Results, name: str = "") -> Section:
               [{"setting": key, "value": str(value)} for key, value in facts.items() if value not in ("", None)],
               {"setting": "{setting}", "value": "{value}"}, prose=True),
         Table(f"plan{suffix}", PLAN, systems, {
-            "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "own settings": "{settings}",
-            "encoder": "{encoder:s}", "seeds": "{seeds}", "command": "{command}"}, folded=True, prose=True)],
+            "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "reads": "{reads:s}",
+            "own settings": "{settings}", "encoder": "{encoder:s}", "seeds": "{seeds}", "command": "{command}"},
+            folded=True, prose=True)],
         [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
+
+
+def told_reads(system: System) -> str | None:
+    """What a system reads of an utterance; None where that is not known."""
+    return None if system.reads is None else ", ".join(system.reads) or "nothing"
 
 
 def partly_tested(results: Results) -> list[str]:

@@ -224,16 +224,17 @@ def curves_figure(systems: Mapping[str, Sequence[np.ndarray]], tested: Mapping[s
     ---------
     systems : Mapping[str, Sequence[np.ndarray]]
         ``[epochs, 2]`` of each unit, loss of training and of validation. A unit that ended earlier is left out of the
-        later epochs.
+        later epochs, and a line ends where fewer than half of the units are left.
     tested : Mapping[str, float]
         Median of the tested epoch, from 1; marked where there is one.
     """
     figure, panels = _panels(list(systems), xlabel="epoch", ylabel="cross-entropy", share_x=False)
-    top = 0.0
+    tops = []
     for axes, (name, curves) in zip(panels, systems.items(), strict=True):
         padded = np.full((len(curves), max(map(len, curves)), 2), np.nan)
         for unit, curve in zip(padded, curves, strict=True):
             unit[:len(curve)] = curve
+        padded = padded[:, 2 * np.isfinite(padded[..., 0]).sum(axis=0) >= len(curves)]
         low, middle, high = np.nanpercentile(padded, (25, 50, 75), axis=0)  # [epochs, 2]
         epochs = np.arange(1, len(middle) + 1)
         for part, colour, label in ((0, GREY, "training"), (1, BLUE, "validation")):
@@ -241,10 +242,11 @@ def curves_figure(systems: Mapping[str, Sequence[np.ndarray]], tested: Mapping[s
             axes.plot(epochs, middle[:, part], color=colour, linewidth=1.3, label=label)
         if name in tested:
             axes.axvline(tested[name], color=VERMILION, linewidth=1, linestyle="--", label="tested epoch, median")
+        axes.set_xlim(left=0.5)  # epochs count from 1: no tick at 0
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        top = max(top, float(np.nanpercentile(high, 98)))
+        tops.append(float(np.nanpercentile(high[1:] if len(high) > 1 else high, 90)))  # the first ones are far off
     for axes in panels:
-        axes.set_ylim(0, 1.05 * top)
+        axes.set_ylim(0, 1.05 * max(tops))
     _legend(figure, panels)
     return figure
 
@@ -260,7 +262,8 @@ def content(figure: Figure, kind: str) -> bytes:
     """A figure as svg, png or pdf."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # keeps what is laid out: doing it for each format takes most of the time
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)  # keeps what is laid out: doing it for each format takes most of the time
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[kind]
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "ser_plugins"}):

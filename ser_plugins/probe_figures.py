@@ -75,8 +75,11 @@ class Trace:
     descriptor: np.ndarray
 
 
-def trace_figure(traces: Sequence[Trace], neuron: str, descriptor: str) -> Figure:
-    """A neuron over a descriptor of the speech, each on its own scale (Lakomkin et al. 2017, Fig. 6)."""
+def trace_figure(traces: Sequence[Trace], neuron: str, descriptor: str, *, inverted: bool = False) -> Figure:
+    """A neuron over a descriptor of the speech, each on its own scale (Lakomkin et al. 2017, Fig. 6).
+
+    One that falls where the descriptor rises is ``inverted``, so that the eye can follow: its axis points down.
+    """
     figure = Figure(figsize=(7, 0.6 + 2.2 * len(traces)), layout="constrained")
     for axes, trace in zip(figure.subplots(len(traces), squeeze=False)[:, 0], traces, strict=True):
         twin = axes.twinx()
@@ -84,8 +87,9 @@ def trace_figure(traces: Sequence[Trace], neuron: str, descriptor: str) -> Figur
         twin.plot(trace.times, trace.neuron, color=COLOURS[0], linewidth=1.2, linestyle="--")
         axes.set_title(trace.title, fontsize=9)
         axes.set_xlabel("time (s)")
-        axes.set_ylabel(descriptor, color="#8A5A00")  # a darker tone of the line's: text is thin
-        twin.set_ylabel(neuron, color=COLOURS[0])
+        axes.set_ylabel(descriptor, color="#8A5A00", fontsize=9)  # a darker tone of the line's: text is thin
+        twin.set_ylabel(f"{neuron}\n(inverted axis)" if inverted else neuron, color=COLOURS[0])
+        twin.yaxis.set_inverted(inverted)
     return figure
 
 

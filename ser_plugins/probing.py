@@ -196,7 +196,7 @@ def across_speakers(vectors: np.ndarray, labels: Sequence[str], speakers: Sequen
     Raises
     ------
     DataError
-        A label is spoken by fewer than three speakers, or there is one label only.
+        A label is spoken by fewer than three speakers, there is one label only, or some fold would train on one only.
     """
     _check_groups(labels, speakers, "speaker")
     folds = LeaveOneGroupOut().split(vectors, labels, speakers)
@@ -227,7 +227,7 @@ def of_speakers(vectors: np.ndarray, speakers: Sequence[str], texts: Sequence[st
     Raises
     ------
     DataError
-        A speaker says fewer than three texts, or there is one speaker only.
+        A speaker says fewer than three texts, there is one speaker only, or some fold would train on one only.
     """
     groups = [text or f"utterance {number}" for number, text in enumerate(texts)]
     count = _check_groups(speakers, groups, "text")
@@ -274,22 +274,31 @@ def _check_groups(labels: Sequence[str], groups: Sequence[str], what: str) -> in
     return fewest
 
 
+def _inner_folds(labels: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Folds of a training part that choose the penalty; they share no group, and each trains on two labels or more."""
+    count = min(INNER_FOLDS, _fewest_groups(labels.tolist(), groups.tolist())[0])
+    folds = list(StratifiedGroupKFold(count).split(labels, labels, groups)) if count > 1 else []
+    if not folds or any(len({*labels[train]}) < 2 for train, _ in folds):
+        raise DataError("the folds that choose the penalty would train on one label only: labels and groups (speakers "
+                        "or texts) are too few, or too unevenly spread")
+    return folds
+
+
 def _predicted(vectors: np.ndarray, labels: Sequence[str], groups: Sequence[str],
                folds: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[str]:
-    """What a logistic regression says of each utterance when it is tested; inner folds share no group."""
+    """What a logistic regression says of each utterance when it is tested."""
     truth, owners, names = np.array(labels), np.array(groups), sorted({*labels})
     predicted = np.empty_like(truth)
 
     def score(model: Pipeline, x: np.ndarray, y: np.ndarray) -> float:
         return metrics.unweighted_accuracy(y.tolist(), model.predict(x).tolist(), names)
 
-    for train, test in folds:
-        x, y, inner = vectors[train], truth[train], owners[train]
-        splitter = StratifiedGroupKFold(min(INNER_FOLDS, _fewest_groups(y.tolist(), inner.tolist())[0]))
+    planned = [(train, test, _inner_folds(truth[train], owners[train])) for train, test in folds]
+    for train, test, inner in planned:
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000, tol=1e-3))
-        search = GridSearchCV(model, {"logisticregression__C": INVERSE_PENALTIES}, scoring=score, cv=splitter,
+        search = GridSearchCV(model, {"logisticregression__C": INVERSE_PENALTIES}, scoring=score, cv=inner,
                               error_score="raise")
-        predicted[test] = search.fit(x, y, groups=inner).predict(vectors[test])
+        predicted[test] = search.fit(vectors[train], truth[train]).predict(vectors[test])
     return predicted.tolist()
 
 

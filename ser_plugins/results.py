@@ -81,7 +81,11 @@ FIELDS: dict[str, Rule] = {  # of a system, a unit, a fold or a speaker
 
 @dataclass(frozen=True)
 class System:
-    """One system of the plan, as ``results.json`` describes it; ``runs`` are the seeds that the plan has for it."""
+    """One system of the plan, as ``results.json`` describes it.
+
+    ``runs`` are the seeds that the plan has for it; ``reads`` is what it needs of an utterance, None where an older
+    file does not say.
+    """
 
     head: str | None
     layer: int | None
@@ -90,11 +94,17 @@ class System:
     trainable_parameters: int | None
     runs: Sequence[int]
     command: str
+    reads: Sequence[str] | None = None
 
     @property
     def is_control(self) -> bool:
         """Whether its encoder has random weights."""
         return bool(self.settings.get("untrained_encoder"))
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether it is known to read nothing of an utterance."""
+        return self.reads is not None and not self.reads
 
 
 @dataclass(frozen=True)

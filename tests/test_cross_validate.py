@@ -84,6 +84,8 @@ def test_every_system_fold_and_seed_runs_once(results):
     assert found["speakers"]["S03"]["counts"] == dict.fromkeys(found["labels"], 3)
     assert all(len(unit["curve"]) == unit["epochs"] == 2 for unit in found["units"] if unit["system"].startswith("mp"))
     assert found["systems"]["mp-1"]["trainable_parameters"] == 4 * (2 * 16 + 1)
+    reads = {name: system["reads"] for name, system in found["systems"].items()}
+    assert (reads["random"], reads["rnn-2"]) == ([], ["frames of layer 2"])
 
 
 def test_predictions_are_those_of_the_runs(results, train, tmp_path):
@@ -609,7 +611,9 @@ def test_an_entry_with_a_suffix_is_a_system_of_its_own(recipe, plan, tmp_path):
     entries = "[{hparams: mp.yaml}, {hparams: mp.yaml, suffix: still, tempi: null}]"
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan", entries, "--runs", "1",
            "--folds", "S01")
-    settings = {name: system["settings"] for name, system in content(tmp_path)["systems"].items()}
+    systems = content(tmp_path)["systems"]
+    assert [system["reads"] for system in systems.values()] == [["means of layer 3"]] * 2
+    settings = {name: system["settings"] for name, system in systems.items()}
     assert list(settings) == ["mp-3", "mp-3-still"]
     assert settings["mp-3-still"] == {**settings["mp-3"], "suffix": "still", "tempi": None}
     (folder,) = (tmp_path / "runs/mp-3-still/test-S01").iterdir()

@@ -124,6 +124,14 @@ def test_curves_are_the_median_of_the_units_that_run_so_long():
     assert tested.get_xdata() == [1.5, 1.5]
 
 
+def test_curves_are_scaled_to_later_epochs_and_end_where_few_units_are_left():
+    fall = np.repeat(np.array([[50.0], [1.0], [0.8], [0.6], [0.5]]), 2, axis=1)
+    axes = figures.curves_figure({"mp": [fall[:3], fall[:3], fall]}, {}).axes[0]
+    assert axes.lines[1].get_xdata().tolist() == [1, 2, 3]
+    assert 1 < axes.get_ylim()[1] < 1.1
+    assert axes.get_xlim()[0] > 0
+
+
 def test_corpora_that_were_not_tried_stay_blank():
     axes = figures.corpora_figure(["a"], ["a", "b"], np.array([[0.5, np.nan]])).axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.500", "–"]
@@ -149,6 +157,13 @@ def test_a_figure_is_saved_as_png_and_pdf_and_twice_the_same(tmp_path, name):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {f"{name}.png", f"{name}.pdf"}
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_a_figure_is_laid_out_once(monkeypatch):
+    figure = confusion_figure(MATRIX, LABELS)
+    first = figures.content(figure, "svg")
+    monkeypatch.setattr(type(figure), "draw_without_rendering", lambda _: pytest.fail("it is laid out again"))
+    assert figures.content(figure, "svg") == first
 
 
 def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from ser_plugins import audio, probing
 from ser_plugins.descriptors import NAMES
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
+from ser_plugins.probe_figures import scatter_figure
 
 
 def table(path):
@@ -134,10 +136,15 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(folder, run, rnn_run, m
 
 
 @pytest.mark.usefixtures("folder")
-def test_without_a_control_and_with_markers(run, monkeypatch, root):
+def test_without_a_control_and_with_markers(run, monkeypatch, root, capsys):
+    titles = []
+    monkeypatch.setattr(probe, "scatter_figure", lambda panels, columns: (
+        titles.extend(panel.title for panel in panels), scatter_figure(panels, columns))[1])
     monkeypatch.setattr(probing, "PROBES", {})
     alone = run("--control", "false", "--speaker_markers", "true", "--output_folder", root / "alone",
-                "--descriptor", "F0semitoneFrom27.5Hz_sma3nz")
+                "--descriptor", "F0semitoneFrom27.5Hz_sma3nz", "--noprogressbar")
+    assert not re.search("t-SNE|correlations", capsys.readouterr().err)  # no bar
+    assert [title.splitlines()[1] for title in titles] == ["all classes"] * 3 + ["sadness, anger"] * 3
     assert {line["encoder"] for line in table(alone / "correlations.csv")} == {"trained"}
     assert {line["representation"] for line in table(alone / "tsne.csv")} == {"mp-1", "mp-2", "mp-3"}
     assert not (alone / "probes.png").exists()

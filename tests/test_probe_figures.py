@@ -55,6 +55,15 @@ def test_a_trace_has_both_curves_and_keeps_gaps():
     assert sum(axes.get_ylabel() == "n" for axes in figure.axes) == 2
 
 
+def test_an_inverted_neuron_points_down_and_says_so():
+    trace = Trace("one", np.arange(3) / 25, -np.arange(3.0), np.arange(3.0))
+    twins = [next(axes for axes in trace_figure([trace], "n", "pitch", inverted=inverted).axes
+                  if axes.get_ylabel().startswith("n")) for inverted in (False, True)]
+    assert [axes.yaxis_inverted() for axes in twins] == [False, True]
+    assert [axes.get_ylabel() for axes in twins] == ["n", "n\n(inverted axis)"]
+    assert twins[1].lines[0].get_ydata().tolist() == [0.0, -1.0, -2.0]
+
+
 def test_scores_by_layer_with_intervals_and_chance():
     results = [Result(0.5, 10, low=0.4, high=0.7), Result(0.8, 10, low=0.75, high=0.85)]
     axes, = probes_figure({"emotion": {"trained": results, "random": results[:1]}}, {"emotion": 0.25}, "UA").axes

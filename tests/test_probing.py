@@ -319,6 +319,16 @@ def test_too_few_groups_are_refused(labels, speakers, message):
         probing.across_speakers(np.zeros((len(labels), 2)), labels, speakers)
 
 
+@pytest.mark.parametrize(("speakers", "texts"), [
+    ("babaaabbba", "1412320043"),  # an inner fold has one speaker
+    ("babbabbaa", "224224110"),  # a training part has one text of a speaker
+])
+def test_two_speakers_of_few_texts_are_refused(speakers, texts):
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 3))
+    with pytest.raises(DataError, match="the folds that choose the penalty would train on one label only"):
+        probing.of_speakers(vectors, [*speakers], [*texts])
+
+
 def test_gender_must_be_known():
     rows = [Row(str(number), "a.wav", 0.0, 1.0, 1.0, 16000, speaker, gender=gender)
             for number, (speaker, gender) in enumerate([("x", "female"), ("y", ""), ("z", "")])]

@@ -98,11 +98,11 @@ def test_claims_are_corrected_over_all_of_them(tmp_path):
     folder = write_results(tmp_path, systems=PLAN, missing=[("rnn-2", "03", 1), ("rnn-2", "03", 2)], claims=told,
                            sharpness=6.0, **{**SMALL, "per_class": 20})
     page = report.main([str(folder)])
-    pairs = {frozenset((row["first"], row["second"])): row for row in records(page.parent / "comparisons.csv")}
+    runs = {name: Results.load(folder).runs(name) for name in PLAN}
     found = records(page.parent / "claims.csv")
     assert [[row["better"], row["worse"]] for row in found] == told
     assert [row["verdict"] for row in found] == ["supported", "contradicted", "not tested"]
-    p = [float(pairs[frozenset(claim)]["bootstrap_p"]) for claim in told[:2]] + [1.0]
+    p = [significance.paired_bootstrap(runs[better], runs[worse]).p for better, worse in told[:2]] + [1.0]
     for row, corrected in zip(found[:2], naive_holm(p), strict=False):
         difference = float(row["UA_better"]) - float(row["UA_worse"])
         assert float(row["value"]) == pytest.approx(difference)
@@ -126,6 +126,52 @@ def naive_holm(values):
     for position, item in enumerate(order):
         last = adjusted[item] = min(1.0, max(last, values[item] * (len(values) - position)))
     return adjusted
+
+
+def test_chance_and_controls_are_no_contestants(tmp_path):
+    """They are compared where a claim names them, and a control with its twin; the pairs of the rest count alone."""
+    plan = {"majority": ("majority", None), "svm": ("svm", None), "mp-1": ("mp", 1), "mp-2": ("mp", 2),
+            "mp-1-random": ("mp", 1), "mp-2-random": ("mp", 2), "rnn-2-random": ("rnn", 2)}
+    folder = write_results(tmp_path, systems=plan, claims=[["mp-1", "majority"]], **SMALL)
+    describe(folder, lambda content: [content["systems"][name].update(reads=[] if name == "majority" else ["x"])
+                                      for name in plan if name != "svm"])  # of svm nothing is known
+    page = report.main([str(folder)])
+    pairs = records(page.parent / "comparisons.csv")
+    assert [(row["first"], row["second"]) for row in pairs] == [("svm", "mp-1"), ("svm", "mp-2"), ("mp-1", "mp-2")]
+    p = [float(row["bootstrap_p"]) for row in pairs]
+    assert [float(row["bootstrap_holm"]) for row in pairs] == pytest.approx(naive_holm(p))
+    controls = records(page.parent / "random_weights.csv")
+    assert [(row["better"], row["worse"]) for row in controls] == [("mp-1", "mp-1-random"), ("mp-2", "mp-2-random")]
+    assert [float(row["holm"]) for row in controls] == pytest.approx(naive_holm([float(row["p"]) for row in controls]))
+    (claim,) = records(page.parent / "claims.csv")
+    assert claim["p"] == claim["holm"] != ""
+    assert "Not among all pairs are majority, mp-1-random, mp-2-random, rnn-2-random" in Page(page).text
+    assert "with 5 speakers is 0.062, times 3 pairs 0.19." in Page(page).text  # of Wilcoxon's test
+    assert not {"wilcoxon_low", "mcnemar_high"} & pairs[0].keys()
+    assert "bootstrap_low" in pairs[0]
+
+
+def test_the_hardest_speaker_is_that_of_the_contestants(tmp_path):
+    plan = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1), "mp-2-random": ("mp", 2)}
+    folder = write_results(tmp_path, systems=plan, seed=7, **SMALL)
+    describe(folder, lambda content: content["systems"]["majority"].update(reads=[]))
+    page = report.main([str(folder)])
+    found = {row["system"]: row for row in records(page.parent / "speakers.csv")}
+    means = {key: np.mean([float(row[key]) for row in found.values()]) for key in found["mp-1"] if "speaker_" in key}
+    assert min(means, key=means.get) != f"speaker_{found['mp-1']['worst']}"  # else this tests nothing
+    expected = f"speaker {found['mp-1']['worst']} is the hardest: mean UA {float(found['mp-1']['worst_UA']):.3f}."
+    assert expected in Page(page).text
+
+
+@pytest.mark.parametrize("reads", [[], ["features"]])
+def test_a_system_that_tells_nothing_apart_and_random_weights_are_remarked(tmp_path, reads):
+    plan = {"majority": ("majority", None), "mp-1": ("mp", 1), "mp-1-random": ("mp", 1)}
+    folder = write_results(tmp_path, systems=plan, **SMALL)
+    describe(folder, lambda content: content["systems"]["majority"].update(reads=reads))
+    text = Page(report.main([str(folder)])).text
+    assert text.count("gives all utterances of a speaker one class") == len(reads)
+    assert ("majority gives all" in text) == bool(reads)
+    assert "random weights is one draw of them, the same for all runs" in text
 
 
 def test_an_incomplete_system_is_counted_and_has_no_number(made):
@@ -242,7 +288,7 @@ def test_systems_on_different_utterances_are_refused(tmp_path):
 
 def test_one_system_and_one_speaker_have_a_report(tmp_path):
     one = Page(report.main([str(write_results(tmp_path / "a", systems={"mp-1": ("mp", 1)}, **SMALL))]))
-    assert "Only mp-1 has a complete run" in one.text
+    assert "There is nothing to compare: " in one.text
     single = write_results(tmp_path / "b", systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, speakers=1, runs=(1,))
     assert "One speaker says nothing about others" in Page(report.main([str(single)])).text
 
