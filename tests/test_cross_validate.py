@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import collect
 import cross_validate
 import numpy as np
 import processes
@@ -568,13 +569,13 @@ def said(**texts):
 def test_sentences_are_counted_where_a_fold_trains_and_tests_them():
     rows = said(a=["Das Tuch.", "Sieben"], b=["das  tuch"], c=["Der Lappen"])
     fold = folds.Fold("a", "c", ("b",))
-    assert cross_validate.sentences(rows, [], [fold]) == {"trained": 1, "tested": 2, "both": 1}
-    assert cross_validate.sentences(rows, [], [fold, folds.Fold("b", "c", ("a",))]) == {
+    assert collect.sentences(rows, [], [fold]) == {"trained": 1, "tested": 2, "both": 1}
+    assert collect.sentences(rows, [], [fold, folds.Fold("b", "c", ("a",))]) == {
         "trained": 2, "tested": 2, "both": 1}
     other = said(x=["Kids are talking"], y=["Dogs are sitting"])
-    assert cross_validate.sentences(rows, other, [folds.Fold("x", "c", ("a", "b"))]) == {
+    assert collect.sentences(rows, other, [folds.Fold("x", "c", ("a", "b"))]) == {
         "trained": 2, "tested": 2, "both": 0}
-    assert cross_validate.sentences(rows, said(x=[""]), [folds.Fold("x", "c", ("a", "b"))]) is None
+    assert collect.sentences(rows, said(x=[""]), [folds.Fold("x", "c", ("a", "b"))]) is None
 
 
 def test_the_report_reads_what_is_written(results):

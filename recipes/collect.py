@@ -1,0 +1,204 @@
+"""What a protocol's runs have left, as one result; and whose results it may replace."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import protocol
+from systems import Planned
+
+from ser_plugins import experiment, folds, registry, results, runs
+from ser_plugins.contracts import numbers
+from ser_plugins.corpora import manifest
+from ser_plugins.errors import DataError, OptionError
+from ser_plugins.models import UNTRAINED
+
+ANY_CORPUS = ("csv", "kaldi")  # readers that say nothing of which corpus it is: its folder's name does
+
+
+def read_json(unit: runs.Unit, name: str, kind: type) -> Any:
+    """What a file of a finished run holds."""
+    try:
+        content = json.loads((Path(unit.folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(unit, name, f"cannot be read: {error}") from error
+    if not isinstance(content, kind):
+        raise _broken(unit, name, f"holds {content!r:.60}")
+    return content
+
+
+def _broken(unit: runs.Unit, name: str, what: str) -> DataError:
+    return DataError(f"{Path(unit.folder) / name} {what}; remove the run's folder {unit.folder} and call again")
+
+
+def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
+            errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
+            chosen: Sequence[folds.Fold], claims: Sequence[tuple[str, str]]) -> None:
+    """Writes ``results.json`` and ``predictions.csv.gz``.
+
+    Raises
+    ------
+    DataError
+        A file of a finished run is not what the run has left.
+    """
+    rows = test_rows or corpus_rows
+    table, about = [], []
+    stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
+    for unit in units:
+        entry: dict[str, Any] = {"system": unit.system, "test": unit.test, "seed": unit.seed, "error": errors.get(unit),
+                                 "state": "failed" if unit in errors else "missing", "seconds": None}
+        keys = ("epochs", "tested_epoch", "curve")
+        if unit.finished:
+            metrics = read_json(unit, "metrics.json", dict)
+            stamps[unit.system].append(metrics["protocol"])
+            entry |= {key: metrics.get(key) for key in keys}
+            entry |= {"state": "finished", "seconds": read_json(unit, "seconds.json", float)}
+            if entry.get("curve"):
+                entry["curve"] = [[float(f"{loss:.5g}") for loss in epoch] for epoch in entry["curve"]]
+            for part, name in (("test", "predictions.csv"), ("valid", "predictions_valid.csv")):
+                table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(unit, name, metrics)]
+        about.append({**dict.fromkeys(keys), **entry})
+    labels = exp.values["labels"]
+    tested = {fold.test for fold in chosen}
+    speakers = {row.speaker: {"gender": row.gender} for row in sorted(rows, key=lambda row: row.speaker)
+                if exp.values["test_corpus"] is not None or row.speaker in tested}
+    for speaker, known in speakers.items():
+        counted = Counter(row.emotion for row in rows if row.speaker == speaker)
+        known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
+    every = [stamp for of_system in stamps.values() for stamp in of_system]
+    results.write(root, {
+        "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
+        **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
+           (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
+        **{key: Path(exp.values[key]).resolve().name for key, corpus in
+           (("data_folder", "corpus"), ("test_data_folder", "test_corpus")) if exp.values[corpus] in ANY_CORPUS},
+        "command": ["python", "recipes/cross_validate.py", *sys.argv[1:]], "date": str(date.today()),
+        "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
+        "definitions": protocol.definitions(exp.values),
+        "protocol": {key: exp.values[key] for key in ("corpus_options", "test_corpus_options", "allow_missing_class",
+                                                      "encoder", "options")}
+        | {"versions": _together(f"{package} {number}" for stamp in every
+                                 for package, number in stamp["versions"].items())},
+        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
+        "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
+        "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
+        "systems": {name: _described(one, stamps[name], sorted({unit.seed for unit in units if unit.system == name}))
+                    for name, one in systems.items()}, "units": about}, table)
+
+
+def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]
+              ) -> dict[str, int] | None:
+    """How many sentences are trained on, tested, and both in one fold; None where an utterance has no transcript."""
+    if not all(row.text for row in (*rows, *test_rows)):
+        return None
+    said: dict[str, set[str]] = {}  # by each speaker
+    for row in (*rows, *test_rows):
+        said.setdefault(row.speaker, set()).add(" ".join(re.findall(r"\w+", row.text.casefold())))
+    foreign = {row.speaker for row in test_rows}
+    parts = [(set().union(*(said[speaker] for speaker in fold.train)),
+              set().union(*(said[speaker] for speaker in foreign or {fold.test}))) for fold in chosen]
+    return {"trained": len(set().union(*(trained for trained, _ in parts))),
+            "tested": len(set().union(*(tested for _, tested in parts))),
+            "both": len(set().union(*(trained & tested for trained, tested in parts)))}
+
+
+def _together(texts: Iterable[str]) -> str:
+    return ", ".join(sorted(set(texts)))
+
+
+def _lines(unit: runs.Unit, name: str, metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The lines of a run's predictions, which must have the hash that its metrics were written with."""
+    content = (Path(unit.folder) / name).read_bytes()
+    if metrics.get("files", {}).get(name) != hashlib.sha256(content).hexdigest():
+        raise _broken(unit, name, "is not the one that the run has left")
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))[1:]
+
+
+def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """What results.json says of a system, of whose units the stamps are."""
+    values, system = one.exp.values, one.system
+    encoder = system.encoder if system.needs.encoder else None
+    command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
+                          *one.words[1:]])
+    untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
+    own = {key: value for key, value in one.options.items() if not (untrained and key == "encoder")}
+    settings = {**system.options, **own, **({"untrained_encoder": True} if untrained else {})}
+    reads = ["features"] * system.needs.features + ["log-probabilities"] * system.needs.log_probs
+    for what, layers in (("frames", system.needs.sequences), ("means", system.needs.means)):
+        reads += [f"{what} of layer {layer}" for layer in numbers(layers)]
+    return {"head": values.get("head", values.get("estimator")), "layer": system.options.get("layer"),
+            "settings": settings, "runs": seeds, "reads": reads,
+            "encoder": None if encoder is None else encoder.fingerprint,
+            "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
+
+
+def refuse_other_results(root: Path, exp: experiment.Experiment) -> None:
+    """Refuses to replace results of other corpora or labels, and those that could not be made again.
+
+    Raises
+    ------
+    OptionError
+        The folder has some; what differs.
+    DataError
+        Its ``results.json`` is broken.
+    """
+    path = root / "results.json"
+    about = results_of(path)
+    if about is None:
+        return
+    options = about["protocol"].get("corpus_options")
+    then = {**{key: about.get(key) for key in ("corpus", "test_corpus", "labels")}, "corpus_options": options}
+    refuse_different(path, [f"{key} {value} → {exp.values[key]}" for key, value in then.items()
+                            if value != exp.values[key]])
+    finished = sum(unit["state"] == "finished" for unit in about["units"])
+    if finished and not (root / "runs").is_dir():
+        raise OptionError(f"{path} holds {finished} finished trainings, and {root / 'runs'}, of which it was made, is "
+                          "not there: they would be lost; give another --output_folder")
+
+
+def refuse_other_speakers(root: Path, rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row]) -> None:
+    """Refuses to replace results of another corpus that the same plugin reads: other speakers, or other utterances.
+
+    Raises
+    ------
+    OptionError, DataError
+        As of `refuse_other_results`.
+    """
+    path = root / "results.json"
+    about = results_of(path)
+    if about is None:
+        return
+    counts = Counter((row.speaker, row.emotion) for row in test_rows or rows)
+    now = {speaker: {label: counts[speaker, label] for label in about["labels"]} for speaker, _ in counts}
+    different = [f"speaker {name} {one.get('counts')} → {now.get(name)}" for name, one in about["speakers"].items()
+                 if one.get("counts") != now.get(name)]
+    trained = {name for fold in about["folds"] for name in (fold.get("valid"), *(fold.get("train") or ()))}
+    different += [f"training speaker {name} → None" for name in sorted(trained - {row.speaker for row in rows})]
+    refuse_different(path, different)
+
+
+def results_of(path: Path) -> dict[str, Any] | None:
+    """A ``results.json``, checked; None where there is none."""
+    try:
+        return results.read_about(path) if path.is_file() else None
+    except DataError as error:
+        raise DataError(f"{error}; give another --output_folder, or remove that file") from error
+
+
+def refuse_different(path: Path, different: Sequence[str]) -> None:
+    """Raises if something differs."""
+    if different:
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
+        raise OptionError(f"{path} is of another protocol ({'; '.join(different[:3])}{more}); give another "
+                          "--output_folder, or remove that file")

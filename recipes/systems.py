@@ -1,0 +1,153 @@
+"""The systems of a plan, built: what cross_validate.py is to train."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import plan
+import protocol
+
+from ser_plugins import experiment, runs
+from ser_plugins.claims import read_claims
+from ser_plugins.errors import OptionError, unknown_name
+
+HERE = Path(__file__).parent
+_NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
+TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
+        "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
+OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder"}  # of each run → key of the plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A system of the plan: the file of its recipe, the command line but for fold and seed, and what is built of it.
+
+    ``options`` are those that its entry of the plan gives it alone.
+    """
+
+    recipe: str
+    words: tuple[str, ...]
+    options: Mapping[str, Any]
+    exp: experiment.Experiment
+    system: protocol.System
+
+
+def planned(exp: experiment.Experiment) -> dict[str, Planned]:
+    """Name → system of the plan, built, so that whatever is wrong with one is known before anything runs.
+
+    Raises
+    ------
+    OptionError
+        An entry of the plan is no system, two have one name, or there is none.
+    """
+    values = exp.values
+    found: dict[str, Planned] = {}
+    for entry in values["plan"]:
+        if not isinstance(entry, Mapping) or "hparams" not in entry:
+            raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
+        encoder = entry.get("encoder", values["options"].get("encoder", values["encoder"]))
+        if not isinstance(encoder, str):
+            raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
+        layers = len(protocol.encoder_of(encoder).layer_dims) if "layer" in entry else 0
+        for options in plan.sweep(entry, layers):
+            one = _planned(exp, options)
+            if one.system.name in found:
+                raise OptionError(f"{exp.file}: two systems of the plan are '{one.system.name}': give one of the "
+                                  "entries a suffix, as {hparams: mp.yaml, suffix: yin}")
+            found[one.system.name] = one
+    if not found:
+        raise OptionError(f"{exp.file}: the plan has no system")
+    return found
+
+
+def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> dict[str, Planned]:
+    """The systems that are asked for.
+
+    Raises
+    ------
+    OptionError
+        The plan has no such system.
+    """
+    wanted = plan.names(values["systems"]) or list(found)
+    for name in wanted:
+        if name not in found:
+            raise OptionError(unknown_name("system", name, found, "systems of the plan"))
+    return {name: one for name, one in found.items() if name in wanted}
+
+
+def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[tuple[str, str]]:
+    """The plan's claims. Those of the file about a layer or size that the plan does not have are told and left out.
+
+    So are the file's about any other systems where the command line has another ``plan``.
+
+    Raises
+    ------
+    OptionError
+        They are no pairs of systems, or name one that the plan does not have.
+    """
+    claims = read_claims(exp.values.get("claims") or [])
+    kinds = {_NUMBER.sub("", name) for name in found}
+    own, other_plan = "claims" in exp.given, "plan" in exp.given
+    for better, worse in claims:
+        lacking = [name for name in (better, worse) if name not in found]
+        for name in lacking:
+            if own or (_NUMBER.sub("", name) not in kinds and not other_plan):
+                raise OptionError(f"claim [{better}, {worse}]: "
+                                  + unknown_name("system", name, found, "systems of the plan"))
+        if lacking:
+            print(f"claim left out: {better} is better than {worse}; the plan has no {' and no '.join(lacking)}")
+    return [claim for claim in claims if set(claim) <= found.keys()]
+
+
+def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
+    values = exp.values
+    file, recipe = exp.file.parent / options.pop("hparams"), options.pop("recipe", "train_ser.py")
+    suffix = options.pop("suffix", None)
+    for key in (*options, *values["options"]):
+        if key in TOLD:
+            raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
+        if key in OURS:
+            raise OptionError(f"{exp.file}: {key} is what the plan gives each run: choose by --{OURS[key]}")
+    encoder = {"encoder": values["options"].get("encoder", values["encoder"])} if recipe in plan.OURS else {}
+    shared = encoder | (values["options"] if recipe == "train_ser.py" else {})
+    of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
+    complete = of_all | shared | options
+    given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
+             for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
+    told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
+    words = (str(file), *told, *given, "--noprogressbar")
+    if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
+        raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "
+                          "neither /, comma nor white space")
+    module = runs.load_recipe(HERE / recipe)
+    one = module.load(words)
+    system = module.build(one)
+    name = system.name if suffix is None else f"{system.name}-{suffix}"
+    told_apart = options if suffix is None else {**options, "suffix": suffix}
+    return Planned(str(HERE / recipe), words, told_apart, one, replace(system, name=name))
+
+
+def seeds_of(found: Mapping[str, Planned], number: int, number_of: Mapping[str, int]) -> dict[str, range]:
+    """The seeds of each system of the plan.
+
+    The number of a kind is that of the systems whose names begin with it; the longest such beginning counts.
+
+    Raises
+    ------
+    OptionError
+        The plan has no system of some kind.
+    """
+    seeds, unused = {}, set(number_of)
+    for name, one in found.items():
+        kinds = sorted((kind for kind in number_of if f"{name}-".startswith(f"{kind}-")), key=len)
+        unused -= set(kinds)
+        last = 1 if one.system.deterministic else number_of[kinds[-1]] if kinds else number
+        seeds[name] = range(1, last + 1)
+    for kind in sorted(unused):
+        raise OptionError("--runs_of: " + unknown_name("kind of system", kind, found, "systems of the plan"))
+    return seeds
