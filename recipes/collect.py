@@ -24,6 +24,8 @@ from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.models import UNTRAINED
 
+OF_ALL = ("recipe", "seed", "test_speaker", "corpus", "corpus_options", "test_corpus", "test_corpus_options", "labels",
+          "allow_missing_class", "data", "versions", "code", "head_code")  # settings that tell no systems apart
 ANY_CORPUS = ("csv", "kaldi")  # readers that say nothing of which corpus it is: its folder's name does
 
 
@@ -84,12 +86,13 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
         **{key: Path(exp.values[key]).resolve().name for key, corpus in
            (("data_folder", "corpus"), ("test_data_folder", "test_corpus")) if exp.values[corpus] in ANY_CORPUS},
         "command": ["python", "recipes/cross_validate.py", *sys.argv[1:]], "date": str(date.today()),
-        "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}" for stamp in every),
+        "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}, "
+                             f"{stamp.get('device', 'cpu')}" for stamp in every),
         "definitions": protocol.definitions(exp.values),
         "protocol": {key: exp.values[key] for key in ("corpus_options", "test_corpus_options", "allow_missing_class",
                                                       "encoder", "options")}
-        | {"versions": _together(f"{package} {number}" for stamp in every
-                                 for package, number in stamp["versions"].items())},
+        | {"versions": _together(f"{package} {number}" for stamp in every for part in (stamp, stamp["settings"])
+                                 for package, number in part["versions"].items())},
         "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
         "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
         "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
@@ -140,6 +143,8 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
     return {"head": values.get("head", values.get("estimator")), "layer": system.options.get("layer"),
             "settings": settings, "runs": seeds, "reads": reads,
             "encoder": None if encoder is None else encoder.fingerprint,
+            "trained_with": {key: value for key, value in stamps[0]["settings"].items() if key not in OF_ALL}
+            if stamps else {},
             "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
 
 

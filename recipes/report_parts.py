@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -78,15 +79,16 @@ def contestants(scores: Mapping[str, Scores]) -> dict[str, Scores]:
 def protocol(results: Results, name: str = "") -> Section:
     """What was run, and how to run it again; ``name`` tells it from other protocols of the page."""
     about = results.about
-    utterances = sum(sum(one.get("counts", {}).values()) for one in about["speakers"].values())
+    counts = sum((Counter(one.get("counts", {})) for one in about["speakers"].values()), Counter())
     languages = [about[key] for key in ("language", "test_language") if about.get(key)]
     facts = {"corpus": results.title, "language": " → ".join(dict.fromkeys(languages)),
              "sentences": told_sentences(about["sentences"]) if about.get("sentences") else None,
-             "labels": ", ".join(results.labels), "test speakers": len(about["speakers"]), "utterances": utterances,
+             "labels": ", ".join(f"{label} {counts[label]}" for label in results.labels),
+             "test speakers": len(about["speakers"]), "utterances": counts.total(),
              "folds": len(about["folds"]), "date": about["date"], "machine": about["machine"], **about["protocol"]}
     systems = [{"system": system} | asdict(one) | {"settings": ", ".join(f"{k}: {v}" for k, v in one.settings.items()),
                                                    "seeds": ", ".join(map(str, one.runs)),
-                                                   "reads": told_reads(one)}
+                                                   "reads": told_reads(one), "trained_with": None}
                for system, one in results.systems.items()]
     suffix = f"_{name}" if name else ""
     return Section(f"Protocol {name}".strip(), ["To repeat it:"], [
@@ -96,8 +98,20 @@ def protocol(results: Results, name: str = "") -> Section:
         Table(f"plan{suffix}", PLAN, systems, {
             "system": "{system}", "head": "{head:s}", "layer": "{layer:d}", "reads": "{reads:s}",
             "own settings": "{settings}", "encoder": "{encoder:s}", "seeds": "{seeds}", "command": "{command}"},
-            folded=True, prose=True)],
+            folded=True, prose=True),
+        Table(f"settings{suffix}", "What the systems were trained with.", trained_with(results.systems),
+              {"setting": "{setting}", "value": "{value}", "systems": "{systems}"}, folded=True, prose=True)],
         [shlex.join(map(str, about["command"])), shlex.join(["python", "recipes/report.py", str(results.folder)])])
+
+
+def trained_with(systems: Mapping[str, System]) -> list[dict[str, str]]:
+    """A line for each value of a setting, with the systems that have it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, system in systems.items():
+        for key, value in system.trained_with.items():
+            found.setdefault(key, {}).setdefault(str(value), []).append(name)
+    return [{"setting": key, "value": value, "systems": ", ".join(names) if len(values) > 1 else "all that have it"}
+            for key, values in found.items() for value, names in values.items()]
 
 
 def told_reads(system: System) -> str | None:

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +74,7 @@ NULLABLE: dict[str, Rule] = {  # keys that may be absent or null
 FIELDS: dict[str, Rule] = {  # of a system, a unit, a fold or a speaker
     **dict.fromkeys(("system", "test", "state"), (_text, "a name")),
     "seed": (_count, "a whole number"),
-    "settings": (lambda value: isinstance(value, dict), "a mapping"),
+    **dict.fromkeys(("settings", "trained_with"), (lambda value: isinstance(value, dict), "a mapping")),
     "runs": (lambda value: isinstance(value, list) and all(map(_count, value)), "a list of whole numbers"),
 }
 
@@ -83,8 +83,8 @@ FIELDS: dict[str, Rule] = {  # of a system, a unit, a fold or a speaker
 class System:
     """One system of the plan, as ``results.json`` describes it.
 
-    ``runs`` are the seeds that the plan has for it; ``reads`` is what it needs of an utterance, None where an older
-    file does not say.
+    ``settings`` are those that tell it from other systems of the plan, ``trained_with`` all that decide its numbers.
+    ``runs`` are the seeds that the plan has for it. ``reads`` is what it needs of an utterance; None is not known.
     """
 
     head: str | None
@@ -95,6 +95,7 @@ class System:
     runs: Sequence[int]
     command: str
     reads: Sequence[str] | None = None
+    trained_with: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_control(self) -> bool:

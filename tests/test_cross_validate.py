@@ -85,6 +85,7 @@ def test_every_system_fold_and_seed_runs_once(results):
     assert found["speakers"]["S03"]["counts"] == dict.fromkeys(found["labels"], 3)
     assert all(len(unit["curve"]) == unit["epochs"] == 2 for unit in found["units"] if unit["system"].startswith("mp"))
     assert found["systems"]["mp-1"]["trainable_parameters"] == 4 * (2 * 16 + 1)
+    assert found["systems"]["rnn-2"]["trained_with"].items() >= {"units": 16, "tempi": [0.9], "lr": 0.004}.items()
     reads = {name: system["reads"] for name, system in found["systems"].items()}
     assert (reads["random"], reads["rnn-2"]) == ([], ["frames of layer 2"])
 

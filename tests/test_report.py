@@ -186,6 +186,18 @@ def test_an_incomplete_system_is_counted_and_has_no_number(made):
     assert "rnn-2" not in {row["second"] for row in records(page.parent / "comparisons.csv")}
 
 
+def test_settings_are_told_once_or_with_their_systems(tmp_path):
+    folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, runs=(1,), speakers=3)
+    content = json.loads((folder / "results.json").read_text())
+    for layer in (1, 2):
+        content["systems"][f"mp-{layer}"]["trained_with"] = {"lr": 0.06, "layer": layer}
+    (folder / "results.json").write_text(json.dumps(content))
+    report.main([str(folder)])
+    assert records(folder / "report/settings.csv") == [
+        {"setting": "lr", "value": "0.06", "systems": "all that have it"},
+        {"setting": "layer", "value": "1", "systems": "mp-1"}, {"setting": "layer", "value": "2", "systems": "mp-2"}]
+
+
 def test_a_complete_plan_leaves_no_table_of_what_is_missing(tmp_path):
     plan = {"systems": {"mp-1": ("mp", 1)}, **SMALL}
     page = report.main([str(write_results(tmp_path, missing=[("mp-1", "03", 1)], **plan))])
