@@ -26,7 +26,6 @@ PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/
          *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md")),
          *sorted((ROOT / "ser_plugins").rglob("*.md"))]
 SOURCES = [*sorted((ROOT / "recipes").glob("*.py")), *sorted((ROOT / "hparams").glob("*.yaml"))]
-GONE = {"benchmarks/all_folds.py"}  # named beside the commit that had it
 FOREIGN = {"--help", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--head", "--address",
            "--nworkers", "--nthreads", "--strict", "--dist"}  # of pip, torchrun, ray, dask, mkdocs and pytest
 WANTED = re.compile(r"(?<![\w./-])(?:recipes|hparams|benchmarks|docs|examples|tests|ser_plugins|\.ci)/[\w./-]*\w")
@@ -73,8 +72,6 @@ def test_a_command_names_a_script_and_options_that_exist(words):
     if not scripts:
         pytest.skip("runs no script of ours: " + words[1])
     script, rest = words[scripts[0]], words[scripts[0] + 1:]
-    if script in GONE:
-        pytest.skip("told of an earlier commit")
     assert (ROOT / script).is_file()
     if rest and rest[0].endswith(".yaml"):
         known = ["rnn" if before == "--head" and word in own_plugins() else word
@@ -124,7 +121,7 @@ def test_options_and_files_of_a_page_exist(path):
     text = "\n".join(snippets(path.read_text(encoding="utf-8")))
     unknown = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - known_options()
     assert not unknown
-    files = set(WANTED.findall(text)) - GONE
+    files = set(WANTED.findall(text))
     here = (path.parent, ROOT)  # a package's README names files beside it too
     assert not [name for name in files if not any((base / name).exists() for base in here)]
 
@@ -135,11 +132,6 @@ def test_extras_exist():
     named = {name for path in PAGES for name in re.findall(r"(?:\.|ser_plugins)\[(\w+)\]", path.read_text())}
     assert named
     assert named <= extras
-
-
-def test_what_is_gone_is_still_told_of():
-    text = "".join(path.read_text() for path in PAGES)
-    assert [name for name in GONE if name in text and not (ROOT / name).exists()] == [*GONE]
 
 
 @pytest.mark.parametrize(("file", "told"), re.findall(r"^\| `hparams/(\w+)\.yaml` \|.*\| ([\d.]+ [kM]) \|",

@@ -1,0 +1,73 @@
+"""README's tables of results are what the committed predictions say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from ser_plugins import significance
+from ser_plugins.claims import judge
+from ser_plugins.results import Results
+
+ROOT = Path(__file__).parents[1]
+CORPORA = ("emodb", "ravdess")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return [Results.load(ROOT / "docs/results" / corpus) for corpus in CORPORA]
+
+
+def table(header):
+    """The cells of README's rows under a header."""
+    below = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n{header}\n", 1)[1]
+    rows = re.match(r"(\|.*\|\n)+", below)[0].splitlines()[1:]
+    return [[cell.strip().replace("**", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def compared(one):
+    """All pairs of the systems that claims name, as finely as the report compares them."""
+    complete = [name for name in one.systems if one.complete(name)]
+    named = {system for claim in one.claims for system in claim}
+    pairs = len(complete) * (len(complete) - 1) // 2
+    return significance.compare_all({name: one.runs(name) for name in complete if name in named},
+                                    resamples=max(4999, 200 * pairs - 1))
+
+
+def unweighted_accuracy(one, system):
+    """UA of the complete runs and its interval over speakers, in README's words."""
+    runs = [balanced_accuracy_score(run.truth, run.predicted) for run in one.runs(system)]
+    if not runs:
+        return "–"
+    found = significance.confidence_interval(one.runs(system))
+    assert found.value == pytest.approx(mean(runs))
+    spread = f" ± {stdev(runs):.3f}" if len(runs) > 1 else ""
+    around = f", {found.low:.3f}–{found.high:.3f}" if found.low < found.high else ""
+    return f"{mean(runs):.3f}{spread}{around} ({len(runs)})"
+
+
+def test_every_system_has_its_row(results):
+    rows = table("| system | EmoDB | RAVDESS |")
+    systems = list(dict.fromkeys(name for one in results for name in one.systems))
+    assert [row[0].strip("`") for row in rows] == systems
+    for name, *cells in rows:
+        assert cells == [unweighted_accuracy(one, name.strip("`")) if name.strip("`") in one.systems else "–"
+                         for one in results]
+
+
+def test_every_claim_has_its_verdict(results):
+    rows = table("| claim | EmoDB | p, Holm | | RAVDESS | p, Holm | |")
+    expected = [[] for _ in results[0].claims]
+    for one in results:
+        for row, claim in zip(expected, judge(one.claims, compared(one)), strict=True):
+            row += ["–"] * 2 if claim.result is None else [
+                f"{claim.result.value:+.3f} ({claim.result.low:+.3f} to {claim.result.high:+.3f})".replace("-", "−"),
+                f"{claim.result.holm:.2g}"]
+            row.append(claim.verdict)
+    assert [one.claims for one in results] == [results[0].claims] * len(results)
+    assert rows == [[f"`{better}` beats `{worse}`", *row] for (better, worse), row
+                    in zip(results[0].claims, expected, strict=True)]
