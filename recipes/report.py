@@ -132,8 +132,8 @@ def judged(name: str, first: Mapping[str, str], told: Sequence[tuple[str, str]],
         records.append(record | (asdict(claim.result) if claim.result is not None else {}))
     return Table(name, CAPTIONS[name], records, {
         **first, "UA": "{UA_better:.3f}", "UA of the other": "{UA_worse:.3f}",
-        "difference": "{value:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.4f}",
-        "p, Holm": "{holm:.4f}", "verdict": "{verdict}"})
+        "difference": "{value:+.3f}", "95 % interval": "{low:+.3f} to {high:+.3f}", "p": "{p:.2g}",
+        "p, Holm": "{holm:.2g}", "verdict": "{verdict}"})
 
 
 def twins(results: Results, scores: Mapping[str, Scores]) -> list[tuple[str, str]]:
@@ -192,8 +192,8 @@ def all_pairs(results: Results, scores: Mapping[str, Scores], pairs: Sequence[si
                           if value is not None})  # not every test has an interval
     table = Table("comparisons", CAPTIONS["comparisons"], records, {
         "first": "{first}", "second": "{second}", "difference": "{bootstrap_value:+.3f}",
-        "95 % interval": "{bootstrap_low:+.3f} to {bootstrap_high:+.3f}", "p": "{bootstrap_p:.4f}",
-        "p, Holm": "{bootstrap_holm:.4f}"}, folded=True)
+        "95 % interval": "{bootstrap_low:+.3f} to {bootstrap_high:+.3f}", "p": "{bootstrap_p:.2g}",
+        "p, Holm": "{bootstrap_holm:.2g}"}, folded=True)
     speakers = len(scores[names[0]].speakers)
     text = (f"{int((p <= 0.05).sum()) // 2} of {len(pairs)} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
             f"speakers, {resamples} draws, Holm's correction over these pairs. Systems that do not differ here are not "
