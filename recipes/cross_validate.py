@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import crossing
 import protocol
 from collect import collect, read_json, refuse_other_results, refuse_other_speakers
 from speechbrain.utils.distributed import infer_device
@@ -38,6 +39,7 @@ from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError
 from ser_plugins.files import write_atomically
+from ser_plugins.values import told_value
 
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
@@ -131,9 +133,17 @@ def main(argv: Sequence[str]) -> None:
     exp = experiment.load(argv)
     values = exp.values
     experiment.check_values(values, RULES)
+    corpora = crossing.several(values)
+    if corpora:
+        crossing.every_pair(exp, corpora, argv, main)
+        return
     protocol.check_corpora(values, exp.given)
     if plan.names(values["folds"]) and values["test_corpus"] is not None:
         raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
+    if values["test_corpus"] is not None and "labels" not in exp.given:
+        labels = crossing.shared_labels(values["labels"], crossing.pair(values))
+        main([*argv, f"--labels={told_value(labels)}"])
+        return
     runs.check_backend(values["backend"])
     found = planned(exp)
     systems, claims = chosen_systems(found, values), claims_of(found, exp)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import protocol
 from ser_plugins import experiment, runs
 from ser_plugins.claims import read_claims
 from ser_plugins.errors import OptionError, unknown_name
+from ser_plugins.values import told_value
 
 HERE = Path(__file__).parent
 _NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
@@ -119,7 +119,7 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
              for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
-    told = [word for key, value in complete.items() for word in (f"--{key}", json.dumps(value))]
+    told = [word for key, value in complete.items() for word in (f"--{key}", told_value(value))]
     words = (str(file), *told, *given, "--noprogressbar")
     if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
         raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "

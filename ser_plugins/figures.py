@@ -206,11 +206,11 @@ def reliability_figure(systems: Mapping[str, Sequence[Reliability]]) -> Figure:
 
 
 def coverage_figure(shares: np.ndarray, systems: Mapping[str, np.ndarray]) -> Figure:
-    """UA of the most confident share, ``[shares]`` for each system, a panel each; the others are pale behind it."""
+    """UA of the most confident share, ``[shares]`` for each system, a panel each; pale, the range of all."""
     figure, panels = _panels(list(systems), xlabel="share of the utterances that is kept", ylabel="UA")
     everything = np.array(list(systems.values()))
     for axes, line in zip(panels, systems.values(), strict=True):
-        axes.plot(shares, everything.T, color="#cccccc", linewidth=0.6)
+        axes.fill_between(shares, everything.min(axis=0), everything.max(axis=0), color="#e4e4e4", linewidth=0)
         axes.plot(shares, line, color=BLUE, linewidth=1.8)
         axes.set(xlim=(0, 1), ylim=(max(0.0, float(everything.min()) - 0.05), 1.01), xticks=(0, 0.5, 1))
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)

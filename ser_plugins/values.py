@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ser_plugins.errors import OptionError
 
@@ -39,6 +41,22 @@ def parse_value(text: str) -> Any:
             name, _, rest = str(key).partition(":")
             raise OptionError(f"'{key}' has no value: YAML wants a space after the colon, {{{name}: {rest}}}")
     return value
+
+
+def told_value(value: Any) -> str:
+    """The word that `parse_value` reads as this value: a text without quotes where it can go without.
+
+    Example
+    -------
+    >>> told_value("emodb"), told_value("3"), told_value("03"), told_value(["a", 1])
+    ('emodb', '"3"', '03', '["a", 1]')
+    """
+    try:
+        if isinstance(value, str) and not value.startswith(("--", "=")) and parse_value(value) == value:
+            return value
+    except (YAMLError, OptionError):
+        pass
+    return json.dumps(value)
 
 
 def numeric(value: Any) -> bool:
