@@ -204,7 +204,7 @@ def _measured(utterances: Sequence[Utterance], labels: Mapping[str, str], corpus
 
     headers: dict[Path, audio.AudioInfo | None] = {}
     rows = []
-    for utterance in tqdm(utterances, desc=f"reading {corpus}", unit="utterance"):
+    for utterance in tqdm(utterances, desc=f"reading {corpus}", unit="utterance", disable=None):
         path = Path(utterance.path)
         if path not in headers:
             headers[path] = _header(path, faults)

@@ -314,7 +314,7 @@ def _generate(plan: Mapping[str, Utterance], home: Path, seed: int, espeak_paths
     try:
         with open(journal, "a", encoding="utf-8") as log:
             bar = tqdm(pool.map(make, todo), total=len(plan), initial=len(plan) - len(todo),
-                       desc="making synthetic speech", unit="utterance")
+                       desc="making synthetic speech", unit="utterance", disable=None)  # none in a log
             for line in bar:
                 log.write("\n" + line)  # a line that a kill tore off ends here
                 log.flush()
