@@ -54,7 +54,7 @@ CAPTIONS = {
     "reliability": "All runs together; the area of a mark is its bin's share of the utterances. Below the dotted line "
                    "a system is surer than it is right.",
     "coverage": "UA of the most confident share, by the tempered confidence where there is one; a class of which no "
-                "utterance is kept is left out. Pale: the range of all systems.",
+                "utterance is kept is left out. Grey: the best of all systems at that share.",
     "curves": "Cross-entropy: median over folds and runs, and the middle half of them. Units that ended are left out "
               "of later epochs; a line ends where fewer than half are left. The first "
               "epochs may be above the frame.",

@@ -1,6 +1,6 @@
 """Figures as functions of counts and vectors: arrays in, matplotlib figures out.
 
-Colours can be told apart by the colour-blind: Okabe and Ito 2008 for kinds, cividis and PuOr for values. Of many
+Colours can be told apart by the colour-blind: Okabe and Ito 2008 for kinds, Blues and PuOr for values. Of many
 systems each has a small panel of its own, since twenty lines in one panel cannot be followed.
 """
 
@@ -57,7 +57,7 @@ def confusion_figure(matrix: np.ndarray, labels: Sequence[str], title: str = "")
     shares = row_shares(matrix)
     figure = Figure(figsize=(1.6 + 0.9 * len(labels), 1.2 + 0.8 * len(labels)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     texts = [["–" if np.isnan(share) else f"{share:.0%}\n({round(float(count), 1):g})"
               for share, count in zip(*rows, strict=True)]
              for rows in zip(shares, matrix, strict=True)]
@@ -110,7 +110,7 @@ def corpora_figure(train: Sequence[str], test: Sequence[str], values: np.ndarray
     """UA by corpus of training (rows) and of the test (columns); NaN, not tried, stays blank."""
     figure = Figure(figsize=(2.2 + 0.9 * len(test), 1.6 + 0.6 * len(train)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
     _write_cells(axes, image, [["–" if np.isnan(value) else f"{value:.3f}" for value in row] for row in values])
     _name_ticks(axes, test, train)
     axes.set(xlabel="tested on", ylabel="trained on", title=title)
@@ -206,11 +206,11 @@ def reliability_figure(systems: Mapping[str, Sequence[Reliability]]) -> Figure:
 
 
 def coverage_figure(shares: np.ndarray, systems: Mapping[str, np.ndarray]) -> Figure:
-    """UA of the most confident share, ``[shares]`` for each system, a panel each; pale, the range of all."""
+    """UA of the most confident share, ``[shares]`` for each system, a panel each; grey, the best of all."""
     figure, panels = _panels(list(systems), xlabel="share of the utterances that is kept", ylabel="UA")
     everything = np.array(list(systems.values()))
     for axes, line in zip(panels, systems.values(), strict=True):
-        axes.fill_between(shares, everything.min(axis=0), everything.max(axis=0), color="#e4e4e4", linewidth=0)
+        axes.plot(shares, everything.max(axis=0), color="#aaaaaa", linewidth=1)
         axes.plot(shares, line, color=BLUE, linewidth=1.8)
         axes.set(xlim=(0, 1), ylim=(max(0.0, float(everything.min()) - 0.05), 1.01), xticks=(0, 0.5, 1))
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
