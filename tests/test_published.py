@@ -59,6 +59,14 @@ def test_every_system_has_its_row(results):
                          for one in results]
 
 
+def test_what_carries_over_to_the_other_corpus():
+    crossed = [Results.load(ROOT / "docs/results" / name) for name in ("emodb-to-ravdess", "ravdess-to-emodb")]
+    rows = table("| system | EmoDB → RAVDESS | RAVDESS → EmoDB |")
+    assert [row[0].strip("`") for row in rows] == list(crossed[0].systems) == list(crossed[1].systems)
+    for name, *cells in rows:
+        assert cells == [unweighted_accuracy(one, name.strip("`")) for one in crossed]
+
+
 def test_every_claim_has_its_verdict(results):
     rows = table("| claim | EmoDB | p, Holm | | RAVDESS | p, Holm | |")
     expected = [[] for _ in results[0].claims]
