@@ -120,7 +120,8 @@ def paired_bootstrap(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, leve
     Result
         ``count`` is the number of speakers. Intervals of UA, WA and F1 are cut at the ends of their range. Speakers who
         are all alike show no spread to go by: the interval of one system is then a point, and p of a difference is that
-        of their signs alone, 2^(1 − speakers).
+        of their signs alone, 2^(1 − speakers). Where all but one or two are alike, many draws show no spread, and the
+        interval is the whole range.
 
     Raises
     ------
