@@ -2,6 +2,7 @@
 
     python recipes/cross_validate.py hparams/table1.yaml --corpus emodb --data_folder EmoDB
     python recipes/report.py results/table1/emodb
+    python recipes/cross_validate.py hparams/table1.yaml --corpora "[{corpus: emodb, folder: EmoDB}, …]"
 
 The plan is the YAML. A run (system, fold, seed) is one of train_ser.py or train_sklearn.py, in a folder named by a hash
 of all that decides its numbers: one that is finished is not run again, one that was ended goes on, and one with another
@@ -18,16 +19,18 @@ from ser_plugins import command_line
 if __name__ == "__main__":
     command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import crossing
+import cross_corpus
 import protocol
 from collect import collect, read_json, refuse_other_results, refuse_other_speakers
 from speechbrain.utils.distributed import infer_device
@@ -37,9 +40,7 @@ from tqdm import tqdm
 from ser_plugins import experiment, folds, runs, store
 from ser_plugins.contracts import Needs, fingerprint, numbers
 from ser_plugins.corpora import manifest
-from ser_plugins.errors import OptionError
 from ser_plugins.files import write_atomically
-from ser_plugins.values import told_value
 
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
@@ -52,6 +53,20 @@ RULES: experiment.Rules = {
     **dict.fromkeys(("output_folder", "store_folder"), (
         lambda value: isinstance(value, str) and bool(value), "a folder's name, as results/mine")),
 }
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is to be run, on one corpus or one pair: the plan's systems, rows of the manifests, folds and units."""
+
+    exp: experiment.Experiment
+    root: Path
+    systems: Mapping[str, Planned]
+    claims: Sequence[tuple[str, str]]
+    rows: Sequence[manifest.Row]
+    test_rows: Sequence[manifest.Row]
+    chosen: Sequence[folds.Fold]
+    units: Sequence[runs.Unit]
 
 
 def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
@@ -128,43 +143,40 @@ def prepare(root: Path, values: Mapping[str, Any]
         return [root / "manifests" / path.relative_to(temporary) for path in read], rows, test_rows
 
 
-def main(argv: Sequence[str]) -> None:
-    """Plan → manifest → what is to be done → representations → runs → results."""
-    exp = experiment.load(argv)
+def prepared(exp: experiment.Experiment) -> Protocol:
+    """Plan and manifest, checked: whatever is wrong with a protocol is known before any runs.
+
+    Raises
+    ------
+    OptionError, PluginError, DataError
+        The plan or its systems, the corpus, or results that may not be replaced.
+    """
     values = exp.values
-    experiment.check_values(values, RULES)
-    corpora = crossing.several(values)
-    if corpora:
-        crossing.every_pair(exp, corpora, argv, main)
-        return
-    protocol.check_corpora(values, exp.given)
-    if plan.names(values["folds"]) and values["test_corpus"] is not None:
-        raise OptionError("--folds goes without --test_corpus: the whole of that is one fold")
-    if values["test_corpus"] is not None and "labels" not in exp.given:
-        labels = crossing.shared_labels(values["labels"], crossing.pair(values))
-        main([*argv, f"--labels={told_value(labels)}"])
-        return
-    runs.check_backend(values["backend"])
     found = planned(exp)
     systems, claims = chosen_systems(found, values), claims_of(found, exp)
     seeds = seeds_of(found, values["runs"], values["runs_of"])
-    root = Path(values["output_folder"])
-    if values["test_corpus"] is not None and "output_folder" not in exp.given:
-        root = root.with_name(f"{root.name}-to-{values['test_corpus']}")
+    root = cross_corpus.output_folder(exp)
     refuse_other_results(root, exp)
     manifests, rows, test_rows = prepare(root, values)
     chosen = chosen_folds(rows, values)
     for fold in chosen:
         protocol.split(rows, test_rows, fold, values)  # a class may be missing
     units = units_of(systems, [*rows, *test_rows], chosen, seeds, root, manifests)
+    return Protocol(exp, root, systems, claims, rows, test_rows, chosen, units)
+
+
+def run(one: Protocol) -> bool:
+    """What is to be done → representations → runs → results; whether all runs succeeded."""
+    exp, values, units = one.exp, one.exp.values, one.units
     todo = [unit for unit in units if not unit.finished]
-    most = max(len(seeds[name]) for name in systems)
-    print(f"\n{len(systems)} systems ({', '.join(systems)}), {len(chosen)} folds, {most} seeds: {len(units)} "
-          f"trainings, of which {len(units) - len(todo)} are finished", flush=True)
+    most = len({unit.seed for unit in units})
+    print(f"\n{len(one.systems)} systems ({', '.join(one.systems)}), {len(one.chosen)} folds, {most} seeds: "
+          f"{len(units)} trainings, of which {len(units) - len(todo)} are finished", flush=True)
     errors: dict[runs.Unit, str] = {}
-    write = partial(collect, root, exp, systems, units, errors, rows, test_rows, chosen, claims)
+    write = partial(collect, one.root, exp, one.systems, units, errors, one.rows, one.test_rows, one.chosen, one.claims)
     if todo:
-        precompute(systems, rows, test_rows, values["num_workers"], progress=not exp.run_opts.noprogressbar)
+        precompute(one.systems, one.rows, one.test_rows, values["num_workers"],
+                   progress=not exp.run_opts.noprogressbar)
         write()  # if this is killed, the results are not those of an earlier plan
         print(f"{len(todo)} trainings, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
     bar = tqdm(total=len(todo), desc="trainings", unit="training", smoothing=0.05,
@@ -178,11 +190,37 @@ def main(argv: Sequence[str]) -> None:
                     errors[unit] = error
     finally:  # what there is, however it ended; the report tells what is missing
         write()
-        print(f"results: {root / 'results.json'}, {root / 'predictions.csv.gz'}\n"
-              f"tables and figures: python recipes/report.py {root}")
+        print(f"results: {one.root / 'results.json'}, {one.root / 'predictions.csv.gz'}\n"
+              f"tables and figures: {report_of([one.root])}")
         for unit, error in errors.items():
             print(f"\nFAILED {unit.system}, test {unit.test}, seed {unit.seed}: {error}", file=sys.stderr)
-    if errors:
+    return not errors
+
+
+def report_of(roots: Sequence[Path], *more: str) -> str:
+    """The command line of report.py."""
+    return shlex.join(["python", "recipes/report.py", *map(str, roots), *more])
+
+
+def main(argv: Sequence[str]) -> None:
+    """All that is asked for is prepared, and then run; with several corpora, a protocol of each and of every pair."""
+    exp = experiment.load(argv)
+    experiment.check_values(exp.values, RULES)
+    runs.check_backend(exp.values["backend"])
+    protocols = [prepared(cell) for cell in cross_corpus.cells(exp, argv)]
+    failed = []
+    for number, one in enumerate(protocols, start=1):
+        if len(protocols) > 1:
+            print(f"\n{number} of {len(protocols)}: {one.root}", flush=True)
+        if not run(one):
+            failed.append(str(one.root))
+    if len(protocols) > 1:
+        roots = [one.root for one in protocols]
+        matrix = report_of(roots, "--output_folder", str(roots[0].parent / "report_corpora"))
+        print(f"\nthe matrix of the corpora: {matrix}")
+    if failed:
+        if len(protocols) > 1:
+            print(f"FAILED trainings in {', '.join(failed)}; see above", file=sys.stderr)
         sys.exit(1)
 
 

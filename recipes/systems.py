@@ -119,7 +119,7 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
              for key in sorted(exp.run_opts.overridden_args - {"noprogressbar"})]  # SpeechBrain's
-    told = [word for key, value in complete.items() for word in (f"--{key}", told_value(value))]
+    told = [f"--{key}={told_value(value)}" for key, value in complete.items()]
     words = (str(file), *told, *given, "--noprogressbar")
     if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
         raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "

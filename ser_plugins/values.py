@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections.abc import Callable, Mapping
+from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ser_plugins.errors import OptionError
 
@@ -25,7 +25,7 @@ def parse_value(text: str) -> Any:
     ruamel.yaml.error.YAMLError
         The text is no YAML.
     OptionError
-        A key of a mapping has no space after its colon, and so no value.
+        A key of a mapping has no space after its colon, and so no value; a date that there is not.
 
     Example
     -------
@@ -35,7 +35,10 @@ def parse_value(text: str) -> Any:
     digits = text.strip()
     if digits.isdecimal() and digits != str(int(digits)):
         return digits
-    value = YAML(typ="safe", pure=True).load(text)
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except ValueError as error:  # as 2020-13-45, which is like a date
+        raise OptionError(f"'{text}' is no value ({error}); a text may be put into quotes") from error
     for key in value if isinstance(value, dict) else ():
         if ":" in str(key) and value[key] is None:
             name, _, rest = str(key).partition(":")
@@ -44,19 +47,20 @@ def parse_value(text: str) -> Any:
 
 
 def told_value(value: Any) -> str:
-    """The word that `parse_value` reads as this value: a text without quotes where it can go without.
+    """The text that `parse_value` reads as this value, of plain kinds: with as few quotes as YAML needs.
 
     Example
     -------
-    >>> told_value("emodb"), told_value("3"), told_value("03"), told_value(["a", 1])
-    ('emodb', '"3"', '03', '["a", 1]')
+    >>> told_value("emodb"), told_value("3"), told_value(["a", 1, None]), told_value({"a": 1e-4})
+    ('emodb', "'3'", '[a, 1, null]', '{a: 0.0001}')
     """
-    try:
-        if isinstance(value, str) and not value.startswith(("--", "=")) and parse_value(value) == value:
-            return value
-    except (YAMLError, OptionError):
-        pass
-    return json.dumps(value)
+    yaml: Any = YAML(typ="safe", pure=True)  # its attributes are typed by their defaults
+    stream = StringIO()
+    yaml.default_flow_style, yaml.allow_unicode, yaml.width = True, True, sys.maxsize
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.representer.ignore_aliases = lambda _: True
+    yaml.dump(value, stream)
+    return stream.getvalue().removesuffix("\n").removesuffix("\n...")
 
 
 def numeric(value: Any) -> bool:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -520,41 +521,58 @@ def test_train_on_one_corpus_and_test_on_another(recipe, plan, tmp_path, tones, 
 @pytest.fixture
 def two_corpora(plan, tones):
     """Options of `plan` over the synthetic corpus and one of tones, which has two of its labels and one of its own."""
-    maps = "{calm: neutral, tense: anger, odd: surprise}"
-    corpora = (f"{{synthetic: {{data_folder: {plan[1]}, corpus_options: {plan[3]}}}, csv: {{data_folder: "
-               f"{tones(labels=('calm', 'tense', 'odd'))}, corpus_options: {{label_map: {maps}}}}}}}")
+    folder = tones(labels=("calm", "tense", "odd"))
+    options = "{label_map: {calm: neutral, tense: anger, odd: surprise}}"
+    corpora = (f"[{{corpus: synthetic, folder: {plan[1]}, options: {plan[3]}}}, "
+               f"{{corpus: csv, folder: {folder}, options: {options}}}]")
     alone = plan.index("--folds")
     return (*plan[4:alone], *plan[alone + 2:], "--corpora", corpora, "--systems", "most-frequent,mp-1", "--runs", "1")
 
 
 def test_every_pair_of_several_corpora_with_the_labels_that_all_have(recipe, two_corpora, tmp_path, capsys):
-    recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", tmp_path)
+    root = tmp_path / "two words"
+    recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", root)
     said = capsys.readouterr().out
-    assert "label left out: happiness, which csv lacks" in said
-    names = ["synthetic", "synthetic-to-csv", "csv-to-synthetic", "csv"]
-    found = {name: content(tmp_path / name) for name in names}
+    assert "label left out: happiness (not in csv-tones)" in said
+    names = ["synthetic", "synthetic-to-csv-tones", "csv-tones-to-synthetic", "csv-tones"]
+    found = {name: content(root / name) for name in names}
     assert {tuple(one["labels"]) for one in found.values()} == {("anger", "neutral")}
     assert [(one["corpus"], one["test_corpus"], len(one["folds"])) for one in found.values()] == [
         ("synthetic", None, 4), ("synthetic", "csv", 1), ("csv", "synthetic", 1), ("csv", None, 3)]
     assert {unit["state"] for one in found.values() for unit in one["units"]} == {"finished"}
-    assert {path.parent for path in tmp_path.glob("**/store/")} == {tmp_path}
-    command = said.split("matrix of the corpora: python recipes/report.py ")[1].split()
-    report.main(command)
-    cells = (tmp_path / "report/corpora.csv").read_text().splitlines()
-    assert len(cells) == 1 + 2 * 4
+    assert {path.parent for path in root.glob("**/store/")} == {root}
+    report.main(shlex.split(said.split("the matrix of the corpora: python recipes/report.py ")[1]))
+    assert len((root / "report_corpora/corpora.csv").read_text().splitlines()) == 1 + 2 * 4
+
+
+def test_corpora_of_the_file_lie_where_those_of_single_calls_do(recipe, two_corpora, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "run_all", lambda *_: ())
+    monkeypatch.chdir(tmp_path)
+    at = two_corpora.index("--corpora")
+    file = shutil.copytree(HPARAMS, tmp_path / "hparams") / "table1.yaml"
+    file.write_text(file.read_text().replace("corpora: []", f"corpora: {two_corpora[at + 1]}"))
+    recipe(cross_validate.main, file, *two_corpora[:at], *two_corpora[at + 2:])
+    root = tmp_path / "results/table1"
+    made = {path.parent.relative_to(root).as_posix() for path in tmp_path.glob("**/results.json")}
+    assert made == {"synthetic", "synthetic-to-csv", "csv-to-synthetic", "csv"}
+    assert list(tmp_path.glob("**/store/")) == [root / "store"]
 
 
 @pytest.mark.parametrize(("words", "error", "message"), [
     (("--corpus", "synthetic"), OptionError, "--corpus goes without --corpora"),
+    (("--test_corpus", "csv"), OptionError, "--test_corpus goes without --corpora"),
     (("--folds", "S01"), OptionError, "--folds goes without --corpora"),
-    (("--corpora", "{synthetic: x}"), OptionError, "names synthetic only: name two or more"),
-    (("--corpora", "{synthetic: x, csv: 3}"), OptionError, r"csv is 3; give its folder, as \{csv: FOLDER\}, or"),
-    (("--corpora", "{synthetic: x, csv: {folder: x}}"), OptionError, r"csv is \{'folder': 'x'\}; give its folder"),
-    (("--corpora", "{synthetic: x, cvs: x}"), PluginError, "did you mean 'csv'"),
+    (("--corpora", "[{corpus: synthetic, folder: x}]"), OptionError, "names synthetic only: name two or more"),
+    (("--corpora", "[{corpus: csv, folder: x}, {corpus: csv, folder: y/x}]"), OptionError, "csv-x stands twice"),
+    (("--corpora", "[synthetic, csv]"), OptionError, r"--corpora: synthetic is no corpus; each is \{corpus: NAME"),
+    (("--corpora", "[{corpus: csv, folder: x, options: calm}]"), OptionError, "'calm'} is no corpus; each is "),
+    (("--corpora", "[{corpus: cvs, folder: x}, {corpus: csv, folder: x}]"), PluginError, "did you mean 'csv'"),
     (("--labels", "[anger, happiness]"), OptionError, "happiness"),
+    (("--systems", "mp-9"), OptionError, "mp-9"),
 ])
-def test_wrong_corpora_are_refused(recipe, two_corpora, tmp_path, monkeypatch, words, error, message):
-    monkeypatch.setattr(runs, "run_all", lambda *_: ())
+def test_wrong_corpora_are_refused_before_anything_runs(recipe, two_corpora, tmp_path, monkeypatch, words, error,
+                                                        message):
+    monkeypatch.setattr(cross_validate, "precompute", lambda *_, **__: pytest.fail("something is run"))
     with pytest.raises(error, match=message):
         recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", tmp_path, *words)
 
@@ -563,20 +581,21 @@ def test_failed_runs_of_one_pair_leave_the_others(recipe, two_corpora, tmp_path,
     own = tmp_path / "fails.py"
     own.write_text("import protocol\nfrom train_sklearn import build, load, main\n"
                    "from ser_plugins.errors import DataError\n\n"
-                   "def train(*_):\n    raise DataError('no luck')\n")
+                   "def train(exp, *_):\n    raise DataError('no luck')\n")
+    out = tmp_path / "out"
     with pytest.raises(SystemExit, match="1"):
-        recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", tmp_path / "out", "--plan",
+        recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", out, "--plan",
                f"[{{recipe: {own}, hparams: random.yaml}}]", "--systems", "all")
-    assert "FAILED trainings in synthetic, synthetic-to-csv, csv-to-synthetic, csv; " in capsys.readouterr().err
-    found = [content(tmp_path / "out" / name)["units"] for name in ("synthetic", "csv-to-synthetic")]
-    assert {one["error"] for units in found for one in units} == {"no luck"}
+    names = ("synthetic", "synthetic-to-csv-tones", "csv-tones-to-synthetic", "csv-tones")
+    assert f"FAILED trainings in {', '.join(str(out / name) for name in names)}; see above" in capsys.readouterr().err
+    assert {one["error"] for name in names for one in content(out / name)["units"]} == {"no luck"}
 
 
 def test_corpora_without_two_shared_labels_are_told(recipe, plan, tones, tmp_path):
     words = ("--corpus", "csv", "--data_folder", tones(labels=("calm", "sadness")), "--corpus_options", "{}", "--folds",
              "all", "--test_corpus", "synthetic", "--test_data_folder", plan[1], "--test_corpus_options", plan[3])
     with pytest.raises(DataError, match="share fewer than two of the labels anger, happiness, neutral, sadness: "
-                                        "csv has calm, sadness; synthetic has anger, happiness, neutral, sadness"):
+                                        r"csv in \S*tones has calm, sadness; synthetic in "):
         recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
