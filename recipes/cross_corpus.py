@@ -46,7 +46,7 @@ def cells(exp: experiment.Experiment, argv: Sequence[str]) -> list[experiment.Ex
     Raises
     ------
     OptionError
-        An option is given of which every cell has its own; two cells would lie in one folder.
+        An option is given of which every cell has its own.
     DataError, PluginError
         As of `several` and `shared_labels`.
     """
@@ -64,29 +64,26 @@ def cells(exp: experiment.Experiment, argv: Sequence[str]) -> list[experiment.Ex
     refused = [key for key in OF_ONE if key in exp.given]
     refused += ["test_corpus"] * (values["test_corpus"] is not None) + ["folds"] * bool(plan.names(values["folds"]))
     for key in refused:
-        raise OptionError(f"--{key} goes without --corpora, of which each is trained on and tested whole")
+        raise OptionError(f"--{key} and --corpora exclude each other: the list names each corpus, with its options, "
+                          "and all of its speakers are tested")
     shared = [*argv, "--corpora=[]"]
     if not labels_given:
         shared.append(f"--labels={told_value(shared_labels(values['labels'], corpora))}")
-    found = [_cell(exp, shared, trained, tested) for trained in corpora for tested in corpora]
-    for folder, times in Counter(str(cell.values["output_folder"]) for cell in found).items():
-        if times > 1:
-            raise OptionError(f"{times} cells of the corpora's matrix would lie in {folder}: give --output_folder")
-    return found
+    return [_cell(exp, shared, trained, tested) for trained in corpora for tested in corpora]
 
 
 def _cell(exp: experiment.Experiment, shared: Sequence[str], trained: Corpus, tested: Corpus
           ) -> experiment.Experiment:
     """The protocol of one cell; beside it lies the store of all, so that each corpus is heard once."""
     words = [*shared, *trained.words(), *([] if trained == tested else tested.words("test_"))]
-    name = trained.name if trained == tested else f"{trained.name}-to-{tested.name}"
-    if "output_folder" in exp.given:
-        words.append(f"--output_folder={told_value(str(Path(exp.values['output_folder']) / name))}")
     cell = experiment.load(words)
-    root = output_folder(cell)
-    words.append(f"--output_folder={told_value(str(root))}")
+    folder = Path(cell.values["output_folder"])
+    if "output_folder" not in exp.given and folder.name == trained.corpus:
+        folder = folder.parent  # where the file has it: a corpus's own
+    name = trained.name if trained == tested else f"{trained.name}-to-{tested.name}"
+    words.append(f"--output_folder={told_value(str(folder / name))}")
     if cell.values["store_folder"] == f"{cell.values['output_folder']}/store":  # where the file has it
-        words.append(f"--store_folder={told_value(str(root.parent / 'store'))}")
+        words.append(f"--store_folder={told_value(str(folder / 'store'))}")
     return experiment.load(words)
 
 
@@ -117,7 +114,8 @@ def several(values: Mapping[str, Any]) -> list[Corpus]:
         found.append(Corpus(str(given["corpus"]), str(given["folder"]), given.get("options", {})))
     names = Counter(one.name for one in found)
     if len(names) < len(found):
-        raise OptionError(f"--corpora: {names.most_common(1)[0][0]} stands twice")
+        raise OptionError(f"--corpora: {names.most_common(1)[0][0]} stands twice; folders of one reader need names of "
+                          "their own")
     if len(found) == 1:
         raise OptionError(f"--corpora names {found[0].name} only: name two or more; for one there is --corpus")
     return found

@@ -71,6 +71,8 @@ def check_corpora(values: Mapping[str, Any], given: Collection[str]) -> None:
     """Refuses a corpus that does not exist, or whose folder nobody named."""
     for corpus, folder in (("corpus", "data_folder"), ("test_corpus", "test_data_folder")):
         if values.get(corpus) is None:  # not every recipe tests another corpus
+            if folder in given:
+                raise OptionError(f"--{folder} goes with --{corpus} only: name the corpus, too")
             continue
         registry.find("corpora", str(values[corpus]))
         if values[corpus] != "synthetic" and folder not in given:
@@ -149,14 +151,22 @@ def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
     DataError
         A speaker of a corpus is tested, and trained on in another one of the same plugin.
     """
-    rows, *test = [manifest.select(manifest.load(path), values["labels"]) for path in paths]
+    rows, *test = [_labelled(path, values) for path in paths]
     other = str(values["test_corpus"])
     shared = sorted({row.speaker for row in rows} & {row.speaker for one in test for row in one})
     if shared and other == values["corpus"]:  # two plugins' corpora may well call other people 03
         raise DataError(f"leak: speakers {', '.join(shared[:5])}{', …' if len(shared) > 5 else ''} stand in both "
-                        f"corpora; a speaker is trained on or tested: leave those out of {paths[1]}'s corpus, or, if "
-                        "they are other people, give them other names")
+                        f"corpora; a speaker is trained on or tested: leave those out of {values['test_data_folder']}, "
+                        "or, if they are other people, give them other names")
     return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for one in test for row in one]
+
+
+def _labelled(path: str | Path, values: Mapping[str, Any]) -> list[manifest.Row]:
+    """The rows of an experiment's labels; where one is lacking, the corpus is named."""
+    try:
+        return manifest.select(manifest.load(path), values["labels"])
+    except OptionError as error:
+        raise OptionError(f"corpus '{Path(path).parent.name}': {error}") from error
 
 
 def all_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
@@ -190,7 +200,7 @@ def split(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], fold:
     Raises
     ------
     DataError
-        A class is absent from training, or from the test.
+        A class is absent from training, or from the test; a recording stands in two parts.
     """
     parts = {"train": [row for row in rows if row.speaker in fold.train],
              "valid": [row for row in rows if row.speaker == fold.valid],
@@ -203,6 +213,10 @@ def split(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], fold:
                 "choose another --test_speaker or other --labels, or average over the classes that there are with "
                 "--allow_missing_class true")
             raise DataError(f"{who} no utterance of {', '.join(absent)}: {hint}")
+    names: dict[str, str] = {}  # of the first utterance with this audio
+    folds.check_disjoint(**{part: [names.setdefault(key, row.id) for row, key
+                                   in zip(chosen, store.audio_hashes(chosen), strict=True)]
+                            for part, chosen in parts.items()})
     return parts
 
 
@@ -212,14 +226,10 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
 
     The gains of the variants are the same for every seed of a run, so that runs share what is stored.
     """
-    hashes = {part: store.audio_hashes(rows) for part, rows in parts.items()}
-    names: dict[str, str] = {}  # of the first utterance with this audio
-    folds.check_disjoint(**{part: [names.setdefault(key, row.id) for row, key in zip(rows, hashes[part], strict=True)]
-                            for part, rows in parts.items()})
     items = {
         part: [[store.item(row, key, variant) for variant in augment.variants(
                     row.id, (values["tempi"] or []) if part == "train" else [], tuple(values["gain"]), seed=0)]
-               for row, key in zip(rows, hashes[part], strict=True)]
+               for row, key in zip(rows, store.audio_hashes(rows), strict=True)]
         for part, rows in parts.items()}
     stored.compute([one for part in items.values() for variants in part for one in variants], device,
                    values["num_workers"], progress=progress)

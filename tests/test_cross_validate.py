@@ -205,6 +205,7 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--plan", "[{hparams: mp.yaml, labels: [anger, neutral]}]"), OptionError, "labels is one for all systems"),
     (("--options", "{corpus: emodb}"), OptionError, "corpus is one for all systems"),
     (("--test_corpus", "synthetic", "--test_data_folder", "x"), OptionError, "--folds goes without --test_corpus"),
+    (("--test_data_folder", "x"), OptionError, "--test_data_folder goes with --test_corpus only"),
     (("--runs", "0"), OptionError, "--runs.*1 or more"),
     (("--runs_of", "{mp: 2, rnn: two}"), OptionError, "--runs_of.* a number of 1 or more for each kind of system"),
     (("--runs_of", "{mp: 2, rnm-2: 1}"), OptionError, "--runs_of: no kind of system 'rnm-2'; did you mean 'rnn-2'"),
@@ -554,20 +555,20 @@ def test_corpora_of_the_file_lie_where_those_of_single_calls_do(recipe, two_corp
     recipe(cross_validate.main, file, *two_corpora[:at], *two_corpora[at + 2:])
     root = tmp_path / "results/table1"
     made = {path.parent.relative_to(root).as_posix() for path in tmp_path.glob("**/results.json")}
-    assert made == {"synthetic", "synthetic-to-csv", "csv-to-synthetic", "csv"}
+    assert made == {"synthetic", "synthetic-to-csv-tones", "csv-tones-to-synthetic", "csv-tones"}
     assert list(tmp_path.glob("**/store/")) == [root / "store"]
 
 
 @pytest.mark.parametrize(("words", "error", "message"), [
-    (("--corpus", "synthetic"), OptionError, "--corpus goes without --corpora"),
-    (("--test_corpus", "csv"), OptionError, "--test_corpus goes without --corpora"),
-    (("--folds", "S01"), OptionError, "--folds goes without --corpora"),
+    (("--corpus", "synthetic"), OptionError, "--corpus and --corpora exclude"),
+    (("--test_corpus", "csv"), OptionError, "--test_corpus and --corpora exclude"),
+    (("--folds", "S01"), OptionError, "--folds and --corpora exclude"),
     (("--corpora", "[{corpus: synthetic, folder: x}]"), OptionError, "names synthetic only: name two or more"),
     (("--corpora", "[{corpus: csv, folder: x}, {corpus: csv, folder: y/x}]"), OptionError, "csv-x stands twice"),
     (("--corpora", "[synthetic, csv]"), OptionError, r"--corpora: synthetic is no corpus; each is \{corpus: NAME"),
     (("--corpora", "[{corpus: csv, folder: x, options: calm}]"), OptionError, "'calm'} is no corpus; each is "),
     (("--corpora", "[{corpus: cvs, folder: x}, {corpus: csv, folder: x}]"), PluginError, "did you mean 'csv'"),
-    (("--labels", "[anger, happiness]"), OptionError, "happiness"),
+    (("--labels", "[anger, happiness]"), OptionError, "corpus 'csv': no emotion 'happiness'|corpus 'synthetic-to-csv'"),
     (("--systems", "mp-9"), OptionError, "mp-9"),
 ])
 def test_wrong_corpora_are_refused_before_anything_runs(recipe, two_corpora, tmp_path, monkeypatch, words, error,
@@ -575,6 +576,21 @@ def test_wrong_corpora_are_refused_before_anything_runs(recipe, two_corpora, tmp
     monkeypatch.setattr(cross_validate, "precompute", lambda *_, **__: pytest.fail("something is run"))
     with pytest.raises(error, match=message):
         recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", tmp_path, *words)
+
+
+def test_a_recording_of_both_corpora_is_refused_before_anything_runs(recipe, plan, tones, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validate, "precompute", lambda *_, **__: pytest.fail("something is run"))
+    folder = tones(labels=("anger", "sadness"))
+    other = shutil.copytree(folder, tmp_path / "copy")
+    text = (other / "manifest.csv").read_text()
+    for name in ("ann", "bob", "cem"):
+        text = text.replace(f",{name},", f",the_other_{name},")
+    (other / "manifest.csv").write_text(text)
+    alone = plan.index("--folds")
+    with pytest.raises(DataError, match="leak: 4 of the test set also in the training set"):
+        recipe(cross_validate.main, "table1.yaml", *plan[4:alone], *plan[alone + 2:], "--output_folder",
+               tmp_path / "out", "--systems", "most-frequent",
+               "--corpora", f"[{{corpus: csv, folder: {folder}}}, {{corpus: csv, folder: {other}}}]")
 
 
 def test_failed_runs_of_one_pair_leave_the_others(recipe, two_corpora, tmp_path, capsys):
