@@ -151,7 +151,8 @@ def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
     DataError
         A speaker of a corpus is tested, and trained on in another one of the same plugin.
     """
-    rows, *test = [_labelled(path, values) for path in paths]
+    rows, *test = [_labelled(path, values["labels"], str(values[key]))
+                   for path, key in zip(paths, ("corpus", "test_corpus"), strict=False)]
     other = str(values["test_corpus"])
     shared = sorted({row.speaker for row in rows} & {row.speaker for one in test for row in one})
     if shared and other == values["corpus"]:  # two plugins' corpora may well call other people 03
@@ -161,12 +162,12 @@ def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
     return rows, [replace(row, id=f"{other}/{row.id}", speaker=f"{other}/{row.speaker}") for one in test for row in one]
 
 
-def _labelled(path: str | Path, values: Mapping[str, Any]) -> list[manifest.Row]:
+def _labelled(path: str | Path, labels: Sequence[str], corpus: str) -> list[manifest.Row]:
     """The rows of an experiment's labels; where one is lacking, the corpus is named."""
     try:
-        return manifest.select(manifest.load(path), values["labels"])
+        return manifest.select(manifest.load(path), labels)
     except OptionError as error:
-        raise OptionError(f"corpus '{Path(path).parent.name}': {error}") from error
+        raise OptionError(f"corpus '{corpus}': {error}") from error
 
 
 def all_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
