@@ -130,11 +130,11 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     return "; ".join(told)
 
 
-def prepare(root: Path, values: Mapping[str, Any]
+def prepare(root: Path, values: Mapping[str, Any], *, told: bool = True
             ) -> tuple[list[Path], list[manifest.Row], list[manifest.Row]]:
     """The manifests and their rows; they are written once it is known that the folder has no other corpus's results."""
     with tempfile.TemporaryDirectory() as temporary:
-        read = protocol.write_manifests(values, Path(temporary))
+        read = protocol.write_manifests(values, Path(temporary), told=told)
         rows, test_rows = protocol.prepared_rows(read, values)
         refuse_other_speakers(root, rows, test_rows)
         for path in Path(temporary).glob("*/*"):
@@ -143,8 +143,10 @@ def prepare(root: Path, values: Mapping[str, Any]
         return [root / "manifests" / path.relative_to(temporary) for path in read], rows, test_rows
 
 
-def prepared(exp: experiment.Experiment) -> Protocol:
+def prepared(exp: experiment.Experiment, *, told: bool = True) -> Protocol:
     """Plan and manifest, checked: whatever is wrong with a protocol is known before any runs.
+
+    ``told``: the counts of its corpora are printed.
 
     Raises
     ------
@@ -157,7 +159,7 @@ def prepared(exp: experiment.Experiment) -> Protocol:
     seeds = seeds_of(found, values["runs"], values["runs_of"])
     root = cross_corpus.output_folder(exp)
     refuse_other_results(root, exp)
-    manifests, rows, test_rows = prepare(root, values)
+    manifests, rows, test_rows = prepare(root, values, told=told)
     chosen = chosen_folds(rows, values)
     for fold in chosen:
         protocol.split(rows, test_rows, fold, values)  # a class may be missing
@@ -207,7 +209,9 @@ def main(argv: Sequence[str]) -> None:
     exp = experiment.load(argv)
     experiment.check_values(exp.values, RULES)
     runs.check_backend(exp.values["backend"])
-    protocols = [prepared(cell) for cell in cross_corpus.cells(exp, argv)]
+    cells = cross_corpus.cells(exp, argv)
+    alone = [len(cells) == 1 or cell.values["test_corpus"] is None for cell in cells]  # where a corpus is told
+    protocols = [prepared(cell, told=told) for cell, told in zip(cells, alone, strict=True)]
     failed = []
     for number, one in enumerate(protocols, start=1):
         if len(protocols) > 1:

@@ -128,8 +128,8 @@ def prepare(values: Mapping[str, Any]) -> tuple[list[manifest.Row], list[manifes
     return prepared_rows(write_manifests(values, Path(values["output_root"])), values)
 
 
-def write_manifests(values: Mapping[str, Any], root: Path) -> list[Path]:
-    """The manifest of the corpus, and that of ``test_corpus`` if there is one."""
+def write_manifests(values: Mapping[str, Any], root: Path, *, told: bool = True) -> list[Path]:
+    """The manifest of the corpus, and that of ``test_corpus`` if there is one; ``told``: their counts are printed."""
     corpus = values["corpus"]
     corpora = [(corpus, values["data_folder"], root / corpus, values["corpus_options"])]
     if values["test_corpus"] is not None:
@@ -137,8 +137,9 @@ def write_manifests(values: Mapping[str, Any], root: Path) -> list[Path]:
         corpora.append((other, values["test_data_folder"], root / f"{corpus}-to-{other}",
                         values["test_corpus_options"]))
     paths = [manifest.prepare(*arguments) for arguments in corpora]
-    for path in paths:
-        print(manifest.report(path), flush=True)
+    for (name, folder, *_), path in zip(corpora, paths, strict=True):
+        if told:
+            print(f"{name} in {folder}\n{manifest.report(path)}", flush=True)
     return paths
 
 

@@ -107,6 +107,9 @@ def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[
 def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     values = exp.values
     file, recipe = exp.file.parent / options.pop("hparams"), options.pop("recipe", "train_ser.py")
+    if not file.is_file():
+        raise OptionError(f"{exp.file}: the plan names {file}, which is not there; a name is relative to the plan's "
+                          "folder: keep the plan beside the files that it names, or write their paths")
     suffix = options.pop("suffix", None)
     for key in (*options, *values["options"]):
         if key in TOLD:

@@ -10,6 +10,7 @@ import ast
 import difflib
 import errno
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -215,7 +216,12 @@ def _split(arguments: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, Any
             try:
                 given[key] = parse_value(value)
             except YAMLError as error:
-                raise OptionError(f"--{key}: '{value}' is not a YAML value: {error}") from error
+                words = [value, *itertools.takewhile(lambda word: not word.startswith("--"), rest)]
+                whole = " ".join(words)
+                hint = (f"--{key}: '{value}' is only the first of {len(words)} words; has it lost its quotes? "
+                        f'--{key} "{whole}"') if len(words) > 1 else (
+                            f"--{key}: '{value}' is not a YAML value: {error}")
+                raise OptionError(hint) from error
         else:
             run_arguments.append(f"--{key}={value}")
     return given, run_arguments

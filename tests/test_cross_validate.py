@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import os
 import shlex
 import shutil
@@ -198,7 +199,8 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--claims", "[[mp-3, mp-1], [mp-3, mp-4]]"), OptionError, r"claim \[mp-3, mp-4\]: no system 'mp-4'"),
     (("--options", "{seed: 4}"), OptionError, "seed is what the plan gives each run: choose by --runs"),
     (("--claims", "[[mp-3, rnm-2]]"), OptionError, r"claim \[mp-3, rnm-2\]: no system 'rnm-2'; .*did you mean 'rnn-2'"),
-    (("--plan", "[{hparams: nothing.yaml}]"), OptionError, "nothing.yaml: no such YAML file"),
+    (("--plan", "[{hparams: nothing.yaml}]"), OptionError,
+     "the plan names .*nothing.yaml, which is not there; a name is relative to the plan's folder"),
     (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
     (("--plan", "[{hparams: ser.yaml, head: mq}]"), PluginError, "no head 'mq'; installed: .*baseline, .*mp"),
     (("--plan", "[{hparams: mp.yaml, depth: 2}]"), OptionError, "no option '--depth'"),
@@ -535,6 +537,7 @@ def test_every_pair_of_several_corpora_with_the_labels_that_all_have(recipe, two
     recipe(cross_validate.main, "table1.yaml", *two_corpora, "--output_folder", root)
     said = capsys.readouterr().out
     assert "label left out: happiness (not in csv-tones)" in said
+    assert re.findall(r"^(\w+) in .*\nspeaker", said, flags=re.MULTILINE) == ["synthetic", "csv"]  # each told once
     names = ["synthetic", "synthetic-to-csv-tones", "csv-tones-to-synthetic", "csv-tones"]
     found = {name: content(root / name) for name in names}
     assert {tuple(one["labels"]) for one in found.values()} == {("anger", "neutral")}

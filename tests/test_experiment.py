@@ -167,6 +167,8 @@ def test_run_options_go_to_speechbrain(variation):
     (["--"], "unexpected '--'"),
     (["-seed", "3"], "unexpected '-seed'"),
     (["--tempi", "[0.9, "], r"--tempi: '\[0\.9, ' is not a YAML value"),
+    (["--tempi", "[0.9,", "1.1]", "--name", "x"],
+     r"--tempi: '\[0\.9,' is only the first of 2 words; has it lost its quotes\? --tempi \"\[0\.9, 1\.1\]\""),
     (["--name", "!!python/name:os.system"], "--name: .* is not a YAML value"),
     (["--regime", "papr"], r"no regime 'papr'; did you mean 'paper'\? known: paper, small"),
     (["--regime", "[paper]"], "no regime '"),

@@ -1,4 +1,4 @@
-"""README's tables of results are what the committed predictions say."""
+"""The tables of results in README and docs are what the committed predictions say."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ser_plugins.results import Results
 
 ROOT = Path(__file__).parents[1]
 CORPORA = ("emodb", "ravdess")
+NAMES = {"emodb": "EmoDB", "ravdess": "RAVDESS"}
+README, DOCS = ROOT / "README.md", ROOT / "docs/results.md"
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +24,9 @@ def results():
     return [Results.load(ROOT / "docs/results" / corpus) for corpus in CORPORA]
 
 
-def table(header):
-    """The cells of README's rows under a header."""
-    below = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n{header}\n", 1)[1]
+def table(header, file=README):
+    """The cells of the rows under a header."""
+    below = file.read_text(encoding="utf-8").split(f"\n{header}\n", 1)[1]
     rows = re.match(r"(\|.*\|\n)+", below)[0].splitlines()[1:]
     return [[cell.strip().replace("**", "") for cell in row.strip("|").split("|")] for row in rows]
 
@@ -50,8 +52,42 @@ def unweighted_accuracy(one, system):
     return f"{mean(runs):.3f}{spread}{around} ({len(runs)})"
 
 
+def by_layer(one):
+    """README's rows of one corpus: a kind of system and what its recogniser has, UA of each layer, number of runs."""
+    rows = []
+    for ending, words in (("", ""), ("-untrained", ", random weights")):
+        for kind in ("linear", "mp", "rnn", "progressive"):
+            names = [f"{kind}-{layer}{ending}" for layer in range(1, 6)]
+            if not any(name in one.systems for name in names):
+                continue
+            runs = [[balanced_accuracy_score(run.truth, run.predicted) for run in one.runs(name)] for name in names]
+            numbers = sorted({len(own) for own in runs})
+            rows.append(((kind, words), [
+                *(f"{mean(own):.3f}" + (f" ± {stdev(own):.3f}" if len(own) > 1 else "") for own in runs),
+                " or ".join(map(str, numbers))]))
+    return rows
+
+
+def without_layers(one):
+    """The systems that read no layer of the recogniser."""
+    return [name for name, system in one.systems.items() if system.layer is None]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_layer_has_its_cell(results, number):
+    one, name = results[number], NAMES[CORPORA[number]]
+    layers = " | ".join(f"layer {layer}" for layer in range(1, 6))
+    assert table(f"| {name} | {layers} | runs |") == [
+        [f"`{kind}`{words}", *cells] for (kind, words), cells in by_layer(one)]
+
+
+def test_systems_without_layers(results):
+    assert table("| system | EmoDB | RAVDESS |") == [
+        [f"`{name}`", *(unweighted_accuracy(one, name) for one in results)] for name in without_layers(results[0])]
+
+
 def test_every_system_has_its_row(results):
-    rows = table("| system | EmoDB | RAVDESS |")
+    rows = table("| system | EmoDB | RAVDESS |", DOCS)
     systems = list(dict.fromkeys(name for one in results for name in one.systems))
     assert [row[0].strip("`") for row in rows] == systems
     for name, *cells in rows:
@@ -61,7 +97,7 @@ def test_every_system_has_its_row(results):
 
 def test_what_carries_over_to_the_other_corpus():
     crossed = [Results.load(ROOT / "docs/results" / name) for name in ("emodb-to-ravdess", "ravdess-to-emodb")]
-    rows = table("| system | EmoDB → RAVDESS | RAVDESS → EmoDB |")
+    rows = table("| system | EmoDB → RAVDESS | RAVDESS → EmoDB |", DOCS)
     assert [row[0].strip("`") for row in rows] == list(crossed[0].systems) == list(crossed[1].systems)
     for name, *cells in rows:
         assert cells == [unweighted_accuracy(one, name.strip("`")) for one in crossed]
@@ -75,7 +111,7 @@ def test_most_of_what_carries_over_is_arousal():
         right.append(mean((truth in high) == (said in high) for truth, said in pairs))
         angry.append(mean(said == truth for truth, said in pairs if truth == "anger"))
     assert ("in {:.0f} and {:.0f} % of the utterances, and recognise {:.0f} and {:.0f} % of the angry ones".format(
-        *(100 * share for share in [*right, *angry])) in (ROOT / "README.md").read_text(encoding="utf-8"))
+        *(100 * share for share in [*right, *angry])) in README.read_text(encoding="utf-8"))
 
 
 def test_every_claim_has_its_verdict(results):
