@@ -30,7 +30,8 @@ SHARES = np.arange(2, 21) / 20  # of the utterances kept
 CAPTIONS = {
     "systems": "Table 1. Mean ± standard deviation; over runs, of a metric pooled over all test speakers; over "
                "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers; "
-               "the CSV file has those of WA and F1 too. Units (finished/planned) are trainings of one fold; a run is "
+               "the CSV file has those of WA and F1 too; a dash where speakers are too few, or all but one or two "
+               "alike. Units (finished/planned) are trainings of one fold; a run is "
                "all folds of one seed.",
     "missing": "Units without a result.",
     "who_beats_whom": "Above the diagonal: row minus column, percentage points of UA. Below it: p after Holm's "

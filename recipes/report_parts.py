@@ -28,7 +28,7 @@ class Scores:
     values: Mapping[str, Sequence[float]]  # metric → of each run, pooled over the speakers
     speakers: Sequence[str]
     by_speaker: Mapping[str, np.ndarray]  # metric → [speakers], mean over runs
-    intervals: Mapping[str, tuple[float | None, float | None]]  # metric → ends at 95 %; None for one speaker
+    intervals: Mapping[str, tuple[float | None, float | None]]  # ends at 95 %; None of too few or like speakers
 
     @property
     def ua(self) -> float:
@@ -65,7 +65,8 @@ def scores_of(results: Results) -> dict[str, Scores]:
                          for metric in significance.METRICS}
             scores[name] = Scores(system, runs, values, speakers,
                                   {key: found.mean(axis=0) for key, (_, found) in each.items()},
-                                  {key: (one.low, one.high) if one else (None, None) for key, one in intervals.items()})
+                                  {key: (one.low, one.high) if one and one.high - one.low < 1 else (None, None)
+                                   for key, one in intervals.items()})
     if not scores:
         raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
     return scores

@@ -174,6 +174,24 @@ def test_a_system_that_tells_nothing_apart_and_random_weights_are_remarked(tmp_p
     assert "random weights is one draw of them, the same for all runs" in text
 
 
+def test_speakers_of_whom_all_but_one_are_alike_give_no_interval(tmp_path):
+    folder = write_results(tmp_path, systems={"majority": ("majority", None), "mp-1": ("mp", 1)}, **SMALL)
+    lines = lines_of(folder)
+    changed = next(line for line in lines if (line["system"], line["part"], line["label"]) == ("majority", "test",
+                                                                                            "sadness"))
+    changed.update(prediction="sadness", p_anger="0.1", p_happiness="0.1", p_neutral="0.1", p_sadness="0.7")
+    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    page = report.main([str(folder)])
+    row, other = records(page.parent / "systems.csv")
+    assert float(row["UA_runs_mean"]) > 0.25
+    assert row["UA_low"] == row["UA_high"] == ""
+    assert float(other["UA_low"]) > 0
+    assert "0.000 to 1.000" not in Page(page).text
+
+
 def test_an_incomplete_system_is_counted_and_has_no_number(made):
     _, page = made
     table = {row["system"]: row for row in records(page.parent / "systems.csv")}
