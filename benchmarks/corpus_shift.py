@@ -64,7 +64,7 @@ def crossed(name: str, trained: np.ndarray, tested: np.ndarray, train_rows: Sequ
     found = confidence_interval([Predictions([row.id for row in test_rows], [row.speaker for row in test_rows], truth,
                                              predicted, np.zeros((len(truth), 0)), sorted({*truth}))])
     around = ""
-    if found.low is not None and found.high is not None and 0 < found.high - found.low < 1:
+    if found.low is not None and found.high is not None and found.low < found.high:
         around = f" ({found.low:.3f}–{found.high:.3f})"
     return f"{balanced_accuracy_score(truth, predicted):.3f}{around}"
 

@@ -26,7 +26,7 @@ from ser_plugins.claims import judge
 from ser_plugins.page import Picture, Section, Table
 from ser_plugins.results import Results
 
-SHARES = np.arange(2, 21) / 20  # of the utterances kept
+SHARES = np.arange(6, 21) / 20  # of the utterances kept
 CAPTIONS = {
     "systems": "Table 1. Mean ± standard deviation; over runs, of a metric pooled over all test speakers; over "
                "speakers, of each speaker's own, averaged over runs. The 95 % interval is that of UA over speakers; "
@@ -50,7 +50,8 @@ CAPTIONS = {
     "layers_table": "UA by layer.",
     "speakers": "UA of each test speaker, averaged over runs; the worst is named, a bar marks the mean.",
     "genders": "Mean UA of each gender's speakers; the worst and the best. The CSV file has every speaker.",
-    "calibration": "ECE over 15 bins, mean ± standard deviation over runs; T, median and range over folds and runs; "
+    "calibration": "ECE over 15 bins, mean ± standard deviation over runs, and cross-entropy (nats); T, median and "
+                   "range over folds and runs; "
                    "UA when the most confident half, or all, is kept.",
     "reliability": "All runs together; the area of a mark is its bin's share of the utterances. Below the dotted line "
                    "a system is surer than it is right.",
@@ -245,7 +246,7 @@ def layers(results: Results, scores: Mapping[str, Scores]) -> Section:
         if system.layer is None:
             references[name] = one.ua
             continue
-        low, high = (one.ua, one.ua) if one.low is None or one.high is None else (one.low, one.high)
+        low, high = (np.nan, np.nan) if one.low is None or one.high is None else (one.low, one.high)
         kind = kinds[name]
         if points[kind, system.is_control, system.layer] > 1:  # the settings do not tell them apart
             kind = name
@@ -306,29 +307,33 @@ def calibration(results: Results, scores: Mapping[str, Scores]) -> Section:
     diagrams, kept, records = {}, {}, []
     for name, one in scores.items():
         truth = [run.truth for run in one.runs]
-        stages = {"ECE": [run.probabilities for run in one.runs]}
+        stages = {"": [run.probabilities for run in one.runs]}
         record: dict[str, Any] = {"system": name}
         tempered = results.tempered(name)
         if tempered:
-            stages["ECE_tempered"] = [probabilities for probabilities, _ in tempered]
+            stages["_tempered"] = [probabilities for probabilities, _ in tempered]
             fitted = np.concatenate([temperatures for _, temperatures in tempered])
             record |= {"T": np.median(fitted), "T_low": fitted.min(), "T_high": fitted.max()}
         for stage, given in stages.items():
-            record |= statistics(stage, [metrics.calibration_error(labels, found, results.labels)
-                                         for labels, found in zip(truth, given, strict=True)])
-        final = stages.get("ECE_tempered", stages["ECE"])
+            for key, function in {"ECE": metrics.calibration_error, "cross_entropy": metrics.cross_entropy}.items():
+                record |= statistics(f"{key}{stage}", [function(labels, found, results.labels)
+                                                       for labels, found in zip(truth, given, strict=True)])
+        final = stages.get("_tempered", stages[""])
         kept[name] = np.mean([metrics.coverage(labels, found, results.labels, SHARES)
                               for labels, found in zip(truth, final, strict=True)], axis=0)
         diagrams[name] = [metrics.reliability(predictions.join(one.runs).truth, np.concatenate(found), results.labels)
                           for found in stages.values()]
         records.append(record | {f"UA_{share:.0%}": value for share, value in zip(SHARES, kept[name], strict=True)})
-    low, high = metrics.TEMPERATURES
-    text = ("A fold's temperature (T) has the lowest cross-entropy on its validation speaker; the test speaker has no "
-            f"part in it. T is kept within {low:g} and {high:g}, since a speaker without errors asks for 0. ECE is of "
-            "each run; a small set has some by chance.")
-    return Section("Calibration", [text], [
+    both = [record for record in records if "T" in record]
+    better = sum(record["cross_entropy_tempered_mean"] < record["cross_entropy_mean"] for record in both)
+    text = ["A fold's temperature (T) is fitted on its validation speaker, and kept near 1 by a prior, since speakers "
+            "differ; the test speaker has no part in it. ECE is of each run; a small set has some by chance."]
+    if both:
+        text.append(f"The temperature lowers the cross-entropy of the tests for {better} of {len(both)} systems.")
+    return Section("Calibration", text, [
         Table("calibration", CAPTIONS["calibration"], records, {
             "system": "{system}", "ECE": "{ECE}", "ECE, tempered": "{ECE_tempered}",
+            "cross-entropy": "{cross_entropy_mean:.3f}", "cross-entropy, tempered": "{cross_entropy_tempered_mean:.3f}",
             "T": "{T:.2f} ({T_low:.2f} to {T_high:.2f})", "UA, half kept": "{UA_50%:.3f}", "UA": "{UA_100%:.3f}"}),
         Picture("reliability", CAPTIONS["reliability"], "Accuracy against confidence, a panel for each system.",
                 figures.reliability_figure(diagrams)),

@@ -65,8 +65,7 @@ def scores_of(results: Results) -> dict[str, Scores]:
                          for metric in significance.METRICS}
             scores[name] = Scores(system, runs, values, speakers,
                                   {key: found.mean(axis=0) for key, (_, found) in each.items()},
-                                  {key: (one.low, one.high) if one and one.high - one.low < 1 else (None, None)
-                                   for key, one in intervals.items()})
+                                  {key: (one.low, one.high) if one else (None, None) for key, one in intervals.items()})
     if not scores:
         raise DataError(f"{results.folder}: no system has a complete run, all folds of one seed; finish one first")
     return scores

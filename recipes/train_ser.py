@@ -320,17 +320,10 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     return folder
 
 
-def calibrate(outcome: protocol.Outcome, labels: Sequence[str]) -> float | None:
-    """The temperature with the lowest cross-entropy on the validation speaker (Guo et al. 2017), for inference.
-
-    None where the speaker bounds none: one without an error asks for 0, and one who is told nothing for infinity.
-    """
-    probabilities = np.array([shares for _, shares in outcome])
-    found = metrics.fit_temperature([row.emotion for row, _ in outcome], probabilities, labels)
-    lowest, highest = metrics.TEMPERATURES
-    if not 1.01 * lowest < found < highest / 1.01:
-        logger.warning("the validation speaker bounds no temperature: probabilities stay uncalibrated in inference")
-        return None
+def calibrate(outcome: protocol.Outcome, labels: Sequence[str]) -> float:
+    """The temperature of the validation speaker (Guo et al. 2017), for inference."""
+    found = metrics.fit_temperature([row.emotion for row, _ in outcome], np.array([shares for _, shares in outcome]),
+                                    labels)
     logger.info("temperature %.3f, fitted on the validation speaker", found)
     return found
 

@@ -68,8 +68,9 @@ def judge(claims: Sequence[tuple[str, str]], pairs: Sequence[Comparison], level:
         result = pair.bootstrap if pair is not None else None
         if pair is not None and pair.names != (better, worse):
             pair = replace(pair, values=pair.values[::-1])
-            if result is not None and result.low is not None and result.high is not None:
-                result = replace(result, value=-result.value, low=-result.high, high=-result.low)
+            if result is not None:
+                low, high = (None if end is None else -end for end in (result.high, result.low))
+                result = replace(result, value=-result.value, low=low, high=high)
         found.append(((better, worse), pair, result))
     adjusted = holm([1.0 if result is None or result.p is None else result.p for *_, result in found])
     judged = []

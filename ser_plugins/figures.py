@@ -124,8 +124,8 @@ def layers_figure(lines: Mapping[tuple[str, bool], Sequence[tuple[int, float, fl
     Arguments
     ---------
     lines : Mapping
-        (Head, whether the encoder has random weights) → layer, UA and ends of its interval; controls are dashed, in
-        the head's colour.
+        (Head, whether the encoder has random weights) → layer, UA and ends of its interval, NaN for none; controls are
+        dashed, in the head's colour.
     references : Mapping[str, float]
         UA of systems without a layer, dotted.
     """

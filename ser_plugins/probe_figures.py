@@ -114,7 +114,7 @@ def probes_figure(panels: Mapping[str, Mapping[str, Sequence[Result]]], chances:
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, systems) in zip(grid, panels.items(), strict=True):
         for number, (system, results) in enumerate(systems.items()):
-            value, low, high = np.array([[result.value, result.low, result.high] for result in results]).T
+            value, low, high = np.array([[result.value, result.low, result.high] for result in results], dtype=float).T
             layers = np.arange(1, len(results) + 1)
             axes.errorbar(layers + 0.08 * number, value, (value - low, high - value), label=system, capsize=3,
                           color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)])

@@ -234,10 +234,12 @@ class Results:
         return [predictions.join([self.outcome[system, seed, unit.test, "test"] for unit in self.units_of(system)
                                   if unit.seed == seed]) for seed in self.complete(system)]
 
-    def tempered(self, system: str) -> list[tuple[np.ndarray, list[float]]]:
+    def tempered(self, system: str, deviation: float = metrics.TEMPERATURE_DEVIATION
+                 ) -> list[tuple[np.ndarray, list[float]]]:
         """Probabilities of each of `runs`, tempered fold by fold, and the temperatures.
 
-        A temperature is fitted on the validation speaker of its fold. Empty where a fold has no such predictions.
+        A temperature is fitted on the validation speaker of its fold, with a prior of this deviation. Empty where a
+        fold has no such predictions.
         """
         result = []
         for seed in self.complete(system):
@@ -245,7 +247,7 @@ class Results:
             if any((system, seed, test, "valid") not in self.outcome for test in tests):
                 return []
             valid = [self.outcome[system, seed, test, "valid"] for test in tests]
-            fitted = [metrics.fit_temperature(one.truth, one.probabilities, self.labels) for one in valid]
+            fitted = [metrics.fit_temperature(one.truth, one.probabilities, self.labels, deviation) for one in valid]
             result.append((np.concatenate([
                 metrics.tempered(self.outcome[system, seed, test, "test"].probabilities, temperature)
                 for test, temperature in zip(tests, fitted, strict=True)]), fitted))

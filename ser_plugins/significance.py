@@ -120,8 +120,8 @@ def paired_bootstrap(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, leve
     Result
         ``count`` is the number of speakers. Intervals of UA, WA and F1 are cut at the ends of their range. Speakers who
         are all alike show no spread to go by: the interval of one system is then a point, and p of a difference is that
-        of their signs alone, 2^(1 − speakers). Where all but one or two are alike, many draws show no spread, and the
-        interval is the whole range.
+        of their signs alone, 2^(1 − speakers). Where all but one or two are alike, many draws show no spread, and there
+        is no interval.
 
     Raises
     ------
@@ -472,10 +472,13 @@ def _studentised(replicates: _Replicates, metric: str | LabelMetric, level: floa
     else:
         p = 2.0 ** (1 - speakers) if abs(value) > NOISE else 1.0
         reach = math.inf if paired and 1 - level < p < 1 else 0.0
+    tested = p if paired else None
+    if reach == math.inf:
+        return Result(value, speakers, tested)
     low, high = value - reach, value + reach
     if _name(metric):
         low, high = max(low, -1.0 if paired else 0.0), min(high, 1.0)
-    return Result(value, speakers, p if paired else None, low, high)
+    return Result(value, speakers, tested, low, high)
 
 
 def _rank(level: float, resamples: int) -> int:

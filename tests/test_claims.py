@@ -22,6 +22,12 @@ def test_a_claim_of_the_other_order_is_turned():
     assert (claim.result.value, claim.result.low, claim.result.high) == pytest.approx((-0.2, -0.3, -0.1))
 
 
+def test_a_claim_without_an_interval_is_turned_too():
+    told = Comparison(("a", "b"), (0.7, 0.5), Result(0.2, 3, 0.25), None, None, Result(0, 4, 1))
+    claim, = judge([("b", "a")], [told])
+    assert (claim.result.value, claim.result.low, claim.result.high) == (-0.2, None, None)
+
+
 def test_claims_without_a_test_count_in_the_correction():
     told = [("a", "b"), ("a", "c"), ("a", "d")]
     found = judge(told, [pair("a", "b", 0.2, 0.02), pair("a", "c", 0.2, None)])

@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from ser_plugins.decoding import BeamSearch
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.inference import EmotionRecognizer, Recognition, SpeechRecognizer
-from ser_plugins.metrics import TEMPERATURES, fit_temperature, tempered
+from ser_plugins.metrics import fit_temperature, tempered
 from ser_plugins.models import load_encoder
 
 SYSTEMS = ("baseline", "mp", "rnn", "progressive")
@@ -116,9 +115,9 @@ def test_transcript_and_emotion_come_from_one_pass(recognizers, files, passes, s
     assert both.label == label[0]
     assert list(both.probabilities) == LABELS
     temperature = recognizers[system].hparams.temperature
-    wanted = tempered(log_probs.exp().double().numpy(), temperature or 1.0)[0]
+    wanted = tempered(log_probs.exp().double().numpy(), temperature)[0]
     assert list(both.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-6)
-    assert both.calibrated == (temperature is not None)
+    assert both.calibrated
     assert [word.text for word in both.words] == both.text.split()
     assert both.duration == pytest.approx(audio.info(path).duration)
     assert both.track == ()
@@ -170,24 +169,9 @@ def test_words_of_synthetic_speech_lie_where_it_is_spoken(files):
 
 @each_system
 def test_the_temperature_of_a_run_is_fitted_on_its_validation_speaker(runs, recognizers, system):
-    """Where it has a bound: an end of the range stands for none."""
     valid = predictions.read(runs[system] / "predictions_valid.csv")
     fitted = fit_temperature(valid.truth, valid.probabilities, LABELS)
-    found = recognizers[system].hparams.temperature
-    if TEMPERATURES[0] * 1.01 < fitted < TEMPERATURES[1] / 1.01:
-        assert found == pytest.approx(fitted, rel=1e-2)  # the file has six digits
-    else:
-        assert found is None
-
-
-@pytest.mark.parametrize(("shares", "bounded"), [
-    ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], True), ([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], False),
-    ([[0.1, 0.9], [0.8, 0.2], [0.7, 0.3]], False)])
-def test_a_validation_speaker_with_no_error_or_nothing_right_bounds_no_temperature(shares, bounded):
-    import train_ser
-
-    outcome = [(SimpleNamespace(emotion=emotion), share) for emotion, share in zip("abb", shares, strict=True)]
-    assert (train_ser.calibrate(outcome, ["a", "b"]) is not None) == bounded
+    assert recognizers[system].hparams.temperature == pytest.approx(fitted, rel=1e-2)  # the file has six digits
 
 
 # Files of any length

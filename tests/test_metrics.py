@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
 
 from ser_plugins import metrics, predictions
@@ -272,19 +273,31 @@ def test_the_temperature_that_spoilt_calibration_is_found(sharpness):
     assert metrics.calibration_error(truth, metrics.tempered(spoilt, temperature), LABELS) < 0.03
 
 
-def test_the_temperature_has_the_lowest_loss_of_all():
-    truth, spoilt, _ = drawn(2, utterances=60, sharpness=2.5)
-    found = metrics.fit_temperature(truth, spoilt, LABELS)
-    losses = {temperature: sklearn_metrics.log_loss(truth, metrics.tempered(spoilt, temperature), labels=LABELS)
-              for temperature in (found, *np.geomspace(*metrics.TEMPERATURES, 200))}
-    assert all(losses[found] < loss + 1e-6 for loss in losses.values())
+@pytest.mark.parametrize(("truth", "spoilt"), [
+    drawn(2, utterances=60, sharpness=2.5)[:2], drawn(3, utterances=30, sharpness=0.4)[:2],
+    (["anger"] * 80, np.array([[0.265, 0.245, 0.245, 0.245]] * 80)),  # two minima
+])
+@pytest.mark.parametrize("deviation", [0.1, 0.25, 1.0, np.inf])
+def test_the_temperature_is_the_most_probable_of_all(truth, spoilt, deviation):
+    prior = norm(0, deviation).logpdf if deviation < np.inf else np.zeros_like
+    found = metrics.fit_temperature(truth, spoilt, LABELS, deviation)
+    temperatures = np.array([found, *np.geomspace(*metrics.TEMPERATURES, 500)])
+    losses = [len(truth) * sklearn_metrics.log_loss(truth, metrics.tempered(spoilt, temperature), labels=LABELS)
+              for temperature in temperatures] - prior(np.log(temperatures))
+    assert losses[0] == pytest.approx(min(losses), abs=5e-3)
 
 
-def test_a_speaker_without_errors_asks_for_the_lowest_temperature_and_one_with_only_errors_for_the_highest():
+def test_without_a_prior_a_speaker_without_errors_asks_for_the_lowest_temperature_and_one_of_errors_for_the_highest():
     probabilities = np.array([[0.6, 0.2, 0.1, 0.1]] * 5)
     low, high = metrics.TEMPERATURES
-    assert metrics.fit_temperature(["anger"] * 5, probabilities, LABELS) == pytest.approx(low, rel=0.01)
-    assert metrics.fit_temperature(["sadness"] * 5, probabilities, LABELS) == pytest.approx(high, rel=0.01)
+    assert metrics.fit_temperature(["anger"] * 5, probabilities, LABELS, np.inf) == pytest.approx(low, rel=0.01)
+    assert metrics.fit_temperature(["sadness"] * 5, probabilities, LABELS, np.inf) == pytest.approx(high, rel=0.01)
+
+
+def test_cross_entropy_is_scikit_learns():
+    truth, probabilities, _ = drawn(4, utterances=50)
+    assert metrics.cross_entropy(truth, probabilities, LABELS) == pytest.approx(
+        sklearn_metrics.log_loss(truth, probabilities, labels=LABELS))
 
 
 def test_probabilities_rounded_to_0_stay_finite():

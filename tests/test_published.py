@@ -48,7 +48,7 @@ def unweighted_accuracy(one, system):
     found = significance.confidence_interval(one.runs(system))
     assert found.value == pytest.approx(mean(runs))
     spread = f" ± {stdev(runs):.3f}" if len(runs) > 1 else ""
-    around = f", {found.low:.3f}–{found.high:.3f}" if 0 < found.high - found.low < 1 else ""  # speakers too alike
+    around = "" if found.low in (None, found.high) else f", {found.low:.3f}–{found.high:.3f}"  # none: too like speakers
     return f"{mean(runs):.3f}{spread}{around} ({len(runs)})"
 
 

@@ -119,8 +119,11 @@ def test_the_interval_leaves_out_zero_just_where_p_says_so(seed):
     a, b = one_run(seed, corpus=seed, right=0.7), one_run(seed + 50, corpus=seed, right=0.45)
     for level in (0.8, 0.95, 0.99):
         found = significance.paired_bootstrap(a, b, level=level, resamples=199, seed=seed)
-        assert (found.low > 0 or found.high < 0) == (found.p <= 1 - level + 1e-12)
-        assert -1 <= found.low <= found.value <= found.high <= 1
+        if found.low is None:  # all but one or two speakers are alike
+            assert found.p > 1 - level
+        else:
+            assert (found.low > 0 or found.high < 0) == (found.p <= 1 - level + 1e-12)
+            assert -1 <= found.low <= found.value <= found.high <= 1
 
 
 @MANY
@@ -263,7 +266,7 @@ def test_speakers_who_are_all_alike_have_the_p_of_their_signs():
     many = significance.paired_bootstrap(*alike(8, 4, 3))
     assert many == significance.Result(0.25, 8, 2**-7, 0.25, 0.25)
     few = significance.paired_bootstrap(*alike(3, 4, 3))
-    assert few == significance.Result(0.25, 3, 0.25, -1, 1)
+    assert few == significance.Result(0.25, 3, 0.25)
     assert significance.confidence_interval(alike(3, 4, 3)[0]) == significance.Result(1, 3, None, 1, 1)
 
 
@@ -271,10 +274,10 @@ def test_speakers_who_are_all_alike_have_the_p_of_their_signs():
 def test_two_or_three_speakers_allow_no_interval(speakers):
     a, b = one_run(1, speakers, right=0.9), one_run(2, speakers, right=0.2)
     found = significance.compare(a, b)
-    assert (found.bootstrap.low, found.bootstrap.high) == (-1, 1)
+    assert found.bootstrap.low is found.bootstrap.high is None
     assert found.bootstrap.p > 0.05
     assert found.wilcoxon.p >= 2 ** (1 - speakers)
-    assert (significance.confidence_interval(a).low, significance.confidence_interval(a).high) == (0, 1)
+    assert significance.confidence_interval(a).low is significance.confidence_interval(a).high is None
 
 
 def test_of_one_speaker_only_mcnemar_is_left():
