@@ -19,8 +19,9 @@ from ser_plugins.batches import SortaGradSampler
 from ser_plugins.checkpoints import AtomicCheckpointer
 
 sys.path.insert(0, str(RECIPES))
-import protocol
 import train_ser
+
+from ser_plugins import protocol
 
 
 @dataclass(frozen=True)

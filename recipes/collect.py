@@ -15,10 +15,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import protocol
 from systems import Planned
 
-from ser_plugins import experiment, folds, registry, results, runs
+from ser_plugins import experiment, folds, protocol, registry, results, runs
 from ser_plugins.contracts import numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError

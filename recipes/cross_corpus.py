@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import plan
-import protocol
 from collect import ANY_CORPUS
 
-from ser_plugins import experiment, registry
+from ser_plugins import experiment, protocol, registry
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError
 from ser_plugins.values import told_value

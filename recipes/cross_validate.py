@@ -31,14 +31,13 @@ from statistics import mean
 from typing import Any
 
 import cross_corpus
-import protocol
 from collect import collect, read_json, refuse_other_results, refuse_other_speakers
 from speechbrain.utils.distributed import infer_device
 from systems import HERE, Planned, chosen_systems, claims_of, planned, seeds_of
 from tqdm import tqdm
 
-from ser_plugins import experiment, folds, runs, store
-from ser_plugins.contracts import Needs, fingerprint, numbers
+from ser_plugins import experiment, folds, protocol, runs, store
+from ser_plugins.contracts import Needs, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.files import write_atomically
 
@@ -84,10 +83,9 @@ def units_of(systems: Mapping[str, Planned], rows: Sequence[manifest.Row], chose
         settings = protocol.run_settings(one.exp, one.system, rows, chosen[0])
         for seed in seeds[name]:
             for fold in chosen:
-                key = fingerprint(settings | {"test_speaker": fold.test, "seed": seed}, {})[:8]  # as protocol.run_key
+                key = protocol.run_key(settings, fold, seed)
                 folder = root / "runs" / name / f"test-{fold.test}" / f"seed-{seed}-{key}"
-                words = (*one.words, "--seed", str(seed), "--output_folder", str(folder))
-                units.append(runs.Unit(name, fold.test, seed, one.recipe, words, str(folder),
+                units.append(runs.Unit(name, fold.test, seed, one.recipe, one.words, str(folder),
                                        tuple(map(str, manifests)), key, str(Path.cwd()),
                                        str(HERE)))
     return sorted(units, key=lambda unit: unit.seed)  # stable

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import protocol
 import speechbrain as sb
 from matplotlib.figure import Figure
 from probe_data import Subject, TrainedRNN, check_options, untrained, utterances
@@ -34,7 +33,7 @@ from speechbrain.utils.distributed import infer_device
 from tqdm import tqdm
 
 import ser_plugins
-from ser_plugins import experiment, figures, models, probing
+from ser_plugins import experiment, figures, models, probing, protocol
 from ser_plugins.contracts import fingerprint
 from ser_plugins.descriptors import F0, NAMES
 from ser_plugins.errors import DataError

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import protocol
 import torch
 from tqdm import tqdm
 
-from ser_plugins import descriptors, experiment, inference, models, probing, store
+from ser_plugins import descriptors, experiment, inference, models, probing, protocol, store
 from ser_plugins.augment import Variant
 from ser_plugins.contracts import Encoder, Needs
 from ser_plugins.descriptors import NAMES

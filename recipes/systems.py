@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import plan
-import protocol
 
-from ser_plugins import experiment, runs
+from ser_plugins import experiment, protocol, runs
 from ser_plugins.claims import read_claims
 from ser_plugins.errors import OptionError, unknown_name
 from ser_plugins.values import told_value

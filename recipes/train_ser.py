@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import protocol
 import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
@@ -37,7 +36,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ser_plugins import batches, experiment, finetune, folds, metrics, models, registry, store
+from ser_plugins import batches, experiment, finetune, folds, metrics, models, protocol, registry, store
 from ser_plugins.checkpoints import AtomicCheckpointer
 from ser_plugins.contracts import FILLED_IN, HeadInputs, head_sizes
 from ser_plugins.corpora import manifest

@@ -20,13 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import protocol
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from speechbrain.utils.distributed import infer_device
 
-from ser_plugins import experiment, folds, store
+from ser_plugins import experiment, folds, protocol, store
 from ser_plugins.contracts import Needs, fingerprint
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError
@@ -58,8 +57,7 @@ def build(exp: experiment.Experiment) -> protocol.System:
     """
     hparams = exp.build()
     name, read, layer = str(hparams["estimator"]), bool(hparams["functionals"]), hparams["layer"]
-    # the seed is a setting of its own, and the rest is the same for all seeds
-    described = exp.text("estimators", name).replace(f"random_state: {hparams['seed']}", "random_state: seed, speaker")
+    described = exp.text("estimators", name)
     estimator = hparams["estimators"][name]
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ser_plugins import experiment
+from ser_plugins import experiment, protocol
 from ser_plugins.errors import OptionError, SerError
 from ser_plugins.files import write_atomically
 
@@ -47,7 +47,7 @@ class Unit:
     recipe : str
         File of a recipe, which has ``load``, ``build`` and ``train``.
     words : tuple[str, ...]
-        The recipe's command line.
+        The recipe's command line, but for fold, seed and folder.
     folder : str
         The run's folder.
     manifests : tuple[str, ...]
@@ -119,13 +119,15 @@ def run(unit: Unit) -> str | None:
 
 def _train(unit: Unit) -> None:
     recipe = load_recipe(unit.recipe)
-    exp = recipe.load(unit.words)
-    rows, test_rows = recipe.protocol.prepared_rows(unit.manifests, exp.values)
-    (fold,) = [one for one in recipe.protocol.all_folds(rows, exp.values) if one.test == unit.test]
-    system = recipe.build(exp)
-    if recipe.protocol.run_key(exp, system, [*rows, *test_rows], fold) != unit.key:
+    planned = recipe.load(unit.words)
+    rows, test_rows = protocol.prepared_rows(unit.manifests, planned.values)
+    (fold,) = [one for one in protocol.all_folds(rows, planned.values) if one.test == unit.test]
+    settings = protocol.run_settings(planned, recipe.build(planned), [*rows, *test_rows], fold)
+    if protocol.run_key(settings, fold, unit.seed) != unit.key:
         raise OptionError("corpus, settings or packages are not those of the plan any more; start again")
     folder = Path(unit.folder)
+    exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", unit.folder])
+    system = recipe.build(exp)
     while not unit.finished:
         started = time.perf_counter()
         try:

@@ -172,6 +172,26 @@ def test_another_setting_is_another_run_and_a_narrower_plan_reuses(recipe, plan,
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", results)  # for the other tests
 
 
+def test_a_setting_may_refer_to_the_seed_or_the_folder_of_a_run(recipe, plan, tmp_path):
+    """A unit finds its settings to be those of the plan, whatever is made of its own seed and folder."""
+    hparams = shutil.copytree(HPARAMS, tmp_path / "hparams")
+    for name, old, new in (
+            ("ser.yaml", "seed: 1\n", "seed: 1\nsave_folder: !ref <output_folder>/save\nshuffled: !ref <seed> * 7\n"),
+            ("ser.yaml", "opt_class: !name:torch.optim.Adam\n",
+             "drawing: !new:random.Random\n    x: !ref <seed>\nopt_class: !name:torch.optim.Adam\n"),
+            ("sklearn.yaml", "random_state: !ref <seed>", "random_state: 42")):
+        text = (hparams / name).read_text()
+        assert text.count(old) == 1
+        (hparams / name).write_text(text.replace(old, new))
+    recipe(cross_validate.main, hparams / "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--folds", "S01",
+           "--systems", "random,mp-1", "--runs", "4")  # of 42, seed 4 is the beginning
+    found = content(tmp_path / "out")
+    assert [unit["state"] for unit in found["units"]] == ["finished"] * 8
+    settings = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/mp-1/*/*/settings.json")]
+    assert sorted((one["seed"], one["shuffled"], one["drawing"]) for one in settings) == [
+        (seed, 7 * seed, f"!new:random.Random {{x: {seed}}}") for seed in (1, 2, 3, 4)]
+
+
 def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "run_all", lambda *_: iter(()))
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--runs", "1",
@@ -309,7 +329,6 @@ def test_a_folder_that_could_not_be_stamped_is_no_hindrance_later(unit, monkeypa
 
 FAILING = """
 import sys
-import protocol
 from ser_plugins.errors import DataError
 from train_sklearn import build, load, main
 from train_sklearn import train as _train
@@ -399,7 +418,6 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from types import SimpleNamespace
-import protocol
 from train_sklearn import build, load, main
 from train_sklearn import train as _train
 
@@ -469,7 +487,6 @@ def test_killed_and_started_again_the_table_is_the_same(plan, results, tmp_path)
 ENDLESS = """
 import time
 from pathlib import Path
-import protocol
 from train_sklearn import build, load, main
 from train_sklearn import train as _train
 
@@ -598,7 +615,7 @@ def test_a_recording_of_both_corpora_is_refused_before_anything_runs(recipe, pla
 
 def test_failed_runs_of_one_pair_leave_the_others(recipe, two_corpora, tmp_path, capsys):
     own = tmp_path / "fails.py"
-    own.write_text("import protocol\nfrom train_sklearn import build, load, main\n"
+    own.write_text("from train_sklearn import build, load, main\n"
                    "from ser_plugins.errors import DataError\n\n"
                    "def train(exp, *_):\n    raise DataError('no luck')\n")
     out = tmp_path / "out"

@@ -5,13 +5,12 @@ import csv
 import json
 from pathlib import Path
 
-import protocol
 import pytest
 import torch
 import train_ser
 from safetensors.torch import load_file
 
-from ser_plugins import cli, inference, models, onnx_export, registry
+from ser_plugins import cli, inference, models, onnx_export, protocol, registry
 from ser_plugins.contracts import Encoder, HeadInputs, Needs
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import DataError, OptionError

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import processes
-import protocol
 import pytest
 import soundfile
 import torch
@@ -21,7 +20,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from ser_plugins import batches, experiment
+from ser_plugins import batches, experiment, protocol
 from ser_plugins.contracts import SAMPLE_RATE
 from ser_plugins.encoders.deepspeech2 import DeepSpeech2
 from ser_plugins.errors import OptionError, PluginError

@@ -238,7 +238,6 @@ def represented(parts: Mapping[str, Sequence[manifest.Row]], stored: store.Store
     return items
 
 
-
 def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[manifest.Row], fold: folds.Fold
                  ) -> dict[str, Any]:
     """All that decides a run's numbers: values, SpeechBrain's run options, fold, data, and fingerprints of its parts.
@@ -261,9 +260,9 @@ def run_settings(exp: experiment.Experiment, system: System, rows: Sequence[mani
         "versions": {name: version(name) for name in DECISIVE}, "code": VERSION}
 
 
-def run_key(exp: experiment.Experiment, system: System, rows: Sequence[manifest.Row], fold: folds.Fold) -> str:
-    """Short hash of `run_settings`."""
-    return fingerprint(run_settings(exp, system, rows, fold), {})[:8]
+def run_key(settings: Mapping[str, Any], fold: folds.Fold, seed: int) -> str:
+    """Short hash of a protocol's run; the settings are those of its system before fold, seed and folder are given."""
+    return fingerprint({**settings, "test_speaker": fold.test, "seed": seed}, {})[:8]
 
 
 def report(folder: Path, system: str, parts: Mapping[str, Sequence[manifest.Row]], fold: folds.Fold,
