@@ -133,15 +133,15 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
     encoder = system.encoder if system.needs.encoder else None
     command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
                           *one.words[1:]])
-    untrained = encoder is not None and str(values["encoder"]).startswith(UNTRAINED)
-    own = {key: value for key, value in one.options.items() if not (untrained and key == "encoder")}
-    settings = {**system.options, **own, **({"untrained_encoder": True} if untrained else {})}
+    source = str(values.get("encoder"))
+    twin = protocol.encoder_of(source.removeprefix(UNTRAINED)) if encoder and source.startswith(UNTRAINED) else None
     reads = ["features"] * system.needs.features + ["log-probabilities"] * system.needs.log_probs
     for what, layers in (("frames", system.needs.sequences), ("means", system.needs.means)):
         reads += [f"{what} of layer {layer}" for layer in numbers(layers)]
     return {"head": values.get("head", values.get("estimator")), "layer": system.options.get("layer"),
-            "settings": settings, "runs": seeds, "reads": reads,
+            "settings": {**system.options, **one.options}, "runs": seeds, "reads": reads,
             "encoder": None if encoder is None else encoder.fingerprint,
+            "control_of": None if twin is None else twin.fingerprint,
             "trained_with": {key: value for key, value in stamps[0]["settings"].items() if key not in OF_ALL}
             if stamps else {},
             "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}

@@ -24,7 +24,7 @@ from report_parts import INTERVAL, Scores, contestants, partly_tested, protocol,
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.claims import judge
 from ser_plugins.page import Picture, Section, Table
-from ser_plugins.results import Results
+from ser_plugins.results import Results, System
 
 SHARES = np.arange(6, 21) / 20  # of the utterances kept
 CAPTIONS = {
@@ -138,12 +138,14 @@ def judged(name: str, first: Mapping[str, str], told: Sequence[tuple[str, str]],
         "p, Holm": "{holm:.2g}", "verdict": "{verdict}"})
 
 
-def twins(results: Results, scores: Mapping[str, Scores]) -> list[tuple[str, str]]:
-    """Each system with its control, which has random weights and is alike otherwise."""
-    alike = {(results.kind(name), one.system.layer): name for name, one in scores.items() if not one.system.is_control}
-    found = [(alike.get((results.kind(name), one.system.layer)), name) for name, one in scores.items()
-             if one.system.is_control]
-    return [(trained, control) for trained, control in found if trained is not None]
+def twins(scores: Mapping[str, Scores]) -> list[tuple[str, str]]:
+    """Each system with its control, which has the same network with random weights and is alike otherwise."""
+
+    def alike(trained: System, control: System) -> bool:
+        return (trained.head, trained.settings, trained.encoder) == (control.head, control.settings, control.control_of)
+
+    return [(name, control) for control, random in scores.items() for name, one in scores.items()
+            if random.system.is_control and alike(one.system, random.system)]
 
 
 def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
@@ -154,7 +156,7 @@ def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
         "resamples": max(4999, 200 * count - 1),  # so that p times the pairs can fall to 0.005
         "ratio": sum(1 / number for number in trained) / len(trained) if trained else None}
     runs = {name: one.runs for name, one in scores.items()}
-    chosen, controls = contestants(scores), twins(results, scores)
+    chosen, controls = contestants(scores), twins(scores)
     pairs = significance.compare_all({name: runs[name] for name in chosen}, **options) if len(chosen) > 1 else []
     known = {frozenset(pair.names) for pair in pairs}
     besides = [significance.compare(runs[one], runs[other], names=(one, other), **options)

@@ -141,5 +141,8 @@ def shared(every: Sequence[Results]) -> Iterator[tuple[list[str], str, dict[str,
         systems = {one.title: one.systems[name] for one in every if name in one.systems}
         yield [name], "seeds", {title: list(system.runs) for title, system in systems.items()}
         yield [name], "encoder", {title: system.encoder for title, system in systems.items()}
-        for key in dict.fromkeys(key for system in systems.values() for key in system.settings):
-            yield [name], key, {title: system.settings.get(key) for title, system in systems.items()}
+        trained = {title: {**system.trained_with, **system.settings} for title, system in systems.items()
+                   if system.trained_with}  # nothing is known of a system without a finished run
+        for key in dict.fromkeys(key for settings in trained.values() for key in settings):
+            if key not in ("encoder", "encoder_fingerprint"):  # told above
+                yield [name], key, {title: settings.get(key) for title, settings in trained.items()}

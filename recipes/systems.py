@@ -13,9 +13,11 @@ import plan
 from ser_plugins import experiment, protocol, runs
 from ser_plugins.claims import read_claims
 from ser_plugins.errors import OptionError, unknown_name
+from ser_plugins.models import UNTRAINED, encoder_plugin
 from ser_plugins.values import told_value
 
 HERE = Path(__file__).parent
+CONTROL = "untrained"  # as the encoder of a plan's entry: the one that all share, with random weights
 _NUMBER = re.compile(r"-\d+")  # of a layer or of units, in a system's name
 TOLD = ("corpus", "data_folder", "corpus_options", "test_corpus", "test_data_folder", "test_corpus_options", "labels",
         "allow_missing_class", "store_folder")  # keys of the plan that every recipe has
@@ -26,7 +28,7 @@ OURS = {"seed": "runs", "test_speaker": "folds", "output_folder": "output_folder
 class Planned:
     """A system of the plan: the file of its recipe, the command line but for fold and seed, and what is built of it.
 
-    ``options`` are those that its entry of the plan gives it alone.
+    ``options`` are those that its entry of the plan gives it alone; of a control, the encoder is that of its twin.
     """
 
     recipe: str
@@ -49,9 +51,16 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     for entry in values["plan"]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
-        encoder = entry.get("encoder", values["options"].get("encoder", values["encoder"]))
+        shared = shared_encoder(values)
+        encoder = entry.get("encoder", shared)
         if not isinstance(encoder, str):
             raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
+        if encoder == CONTROL:
+            if shared.startswith(UNTRAINED) or not hasattr(encoder_plugin(shared)[0], "untrained"):
+                print(f"left out: {entry}; the encoder {shared} has no twin with random weights")
+                continue
+            entry = {**entry, "encoder": UNTRAINED + shared}
+            encoder = entry["encoder"]
         layers = len(protocol.encoder_of(encoder).layer_dims) if "layer" in entry else 0
         for options in plan.sweep(entry, layers):
             one = _planned(exp, options)
@@ -62,6 +71,11 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     if not found:
         raise OptionError(f"{exp.file}: the plan has no system")
     return found
+
+
+def shared_encoder(values: Mapping[str, Any]) -> Any:
+    """The encoder of every system that names no other."""
+    return values["options"].get("encoder", values["encoder"])
 
 
 def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> dict[str, Planned]:
@@ -95,7 +109,7 @@ def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[
     for better, worse in claims:
         lacking = [name for name in (better, worse) if name not in found]
         for name in lacking:
-            if own or (_NUMBER.sub("", name) not in kinds and not other_plan):
+            if own or (_NUMBER.sub("", name) not in kinds and not other_plan and not name.endswith("-untrained")):
                 raise OptionError(f"claim [{better}, {worse}]: "
                                   + unknown_name("system", name, found, "systems of the plan"))
         if lacking:
@@ -115,8 +129,9 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
             raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
         if key in OURS:
             raise OptionError(f"{exp.file}: {key} is what the plan gives each run: choose by --{OURS[key]}")
-    encoder = {"encoder": values["options"].get("encoder", values["encoder"])} if recipe in plan.OURS else {}
-    shared = encoder | (values["options"] if recipe == "train_ser.py" else {})
+    encoder = shared_encoder(values)
+    shared = {"encoder": encoder} if recipe in plan.OURS else {}
+    shared |= values["options"] if recipe == "train_ser.py" else {}
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
@@ -131,6 +146,10 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     system = module.build(one)
     name = system.name if suffix is None else f"{system.name}-{suffix}"
     told_apart = options if suffix is None else {**options, "suffix": suffix}
+    if "encoder" in options:
+        source = str(options["encoder"]).removeprefix(UNTRAINED)
+        told_apart = {key: value for key, value in told_apart.items() if key != "encoder"} | (
+            {} if source == encoder else {"encoder": source})
     return Planned(str(HERE / recipe), words, told_apart, one, replace(system, name=name))
 
 

@@ -60,7 +60,7 @@ def _losses(value: Any) -> bool:
 
 
 NULLABLE: dict[str, Rule] = {  # keys that may be absent or null
-    **dict.fromkeys(("head", "encoder", "error", "gender", "test_corpus", "language", "test_language",
+    **dict.fromkeys(("head", "encoder", "control_of", "error", "gender", "test_corpus", "language", "test_language",
                      "data_folder", "test_data_folder"), (_text, "a text")),
     **dict.fromkeys(("layer", "trainable_parameters", "epochs", "tested_epoch", "corpus_speakers"),
                     (_count, "a whole number")),
@@ -85,6 +85,7 @@ class System:
 
     ``settings`` are those that tell it from other systems of the plan, ``trained_with`` all that decide its numbers.
     ``runs`` are the seeds that the plan has for it. ``reads`` is what it needs of an utterance; None is not known.
+    ``encoder`` is the fingerprint of its encoder; where that has random weights, ``control_of`` is that of its twin.
     """
 
     head: str | None
@@ -96,11 +97,12 @@ class System:
     command: str
     reads: Sequence[str] | None = None
     trained_with: Mapping[str, Any] = field(default_factory=dict)
+    control_of: str | None = None
 
     @property
     def is_control(self) -> bool:
         """Whether its encoder has random weights."""
-        return bool(self.settings.get("untrained_encoder"))
+        return self.control_of is not None
 
     @property
     def is_chance(self) -> bool:
@@ -216,7 +218,7 @@ class Results:
         alike = [other.settings for other in self.systems.values()
                  if (other.head, other.settings.get("suffix")) == (one.head, suffix)]
         own = [f"{key} {told(value)}" for key, value in one.settings.items()
-               if key not in ("layer", "untrained_encoder") and any(other.get(key) != value for other in alike)]
+               if key != "layer" and any(other.get(key) != value for other in alike)]
         return ", ".join([str(one.head or system), *([] if suffix is None else [str(suffix)]), *own])
 
     def units_of(self, system: str) -> list[Unit]:

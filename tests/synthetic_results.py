@@ -74,8 +74,10 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
                                       labels[truth[speaker][number]], labels[int(probabilities.argmax())],
                                       *(f"{probability:.6f}" for probability in probabilities)])
     described = {system: {
-        "head": head, "layer": layer, "settings": {"untrained_encoder": True} if system.endswith("-random") else {},
-        "encoder": None if layer is None else "5b0c7f9e", "trainable_parameters": None if head == "majority" else 2052,
+        "head": head, "layer": layer, "settings": {} if layer is None else {"layer": layer},
+        **({"encoder": "0aaf1e2d", "control_of": "5b0c7f9e"} if system.endswith("-random") else
+           {"encoder": None if layer is None else "5b0c7f9e"}),
+        "trained_with": {"lr": 0.004}, "trainable_parameters": None if head == "majority" else 2052,
         "runs": list(runs[:1] if head in ("majority", "svm") else runs),
         "command": f"python recipes/train_ser.py hparams/{head}.yaml"} for system, (head, layer) in systems.items()}
     content = {

@@ -327,6 +327,25 @@ def test_a_folder_that_could_not_be_stamped_is_no_hindrance_later(unit, monkeypa
     assert runs.run(unit) is None
 
 
+def test_a_control_has_the_network_of_its_twin(recipe, plan, tmp_path, tiny_encoder, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "run_all", lambda *_: ())
+    monkeypatch.setattr(cross_validate, "precompute", lambda *_, **__: None)
+    other = "{hparams: mp.yaml, layer: 1, suffix: large, encoder: %sdeepspeech2}"
+    entries = ["{hparams: mp.yaml, layer: 1}", "{hparams: mp.yaml, layer: 1, encoder: untrained}", other % "",
+               other.replace(": %sdeep", ': "untrained:deep').replace("2}", '2"}'),
+               f'{{hparams: mp.yaml, layer: 2, encoder: "untrained:{tiny_encoder}"}}', "{hparams: mp.yaml, layer: 2}"]
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan", f"[{', '.join(entries)}]")
+    scores = {name: SimpleNamespace(system=one) for name, one in Results.load(tmp_path).systems.items()}
+    assert report.twins(scores) == [("mp-1", "mp-1-untrained"), ("mp-1-large", "mp-1-untrained-large"),
+                                    ("mp-2", "mp-2-untrained")]
+    assert len({one.system.encoder for one in scores.values()}) == 4
+    capsys.readouterr()
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan",
+           f"[{', '.join(entries[:2])}]", "--encoder", f"untrained:{tiny_encoder}")
+    assert "'layer': 1, 'encoder': 'untrained'}; the encoder untrained:" in capsys.readouterr().out
+    assert list(Results.load(tmp_path).systems) == ["mp-1-untrained"]
+
+
 FAILING = """
 import sys
 from ser_plugins.errors import DataError

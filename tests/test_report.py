@@ -385,6 +385,7 @@ def test_what_tells_cells_apart_is_told(corpora):
         for name, system in content["systems"].items():
             system |= {"encoder": "77aa77aa", "runs": [*range(1, 7)]}
             system["settings"] = {"tempi": [], "dropout": 0.5 if name == "mp-2" else 0.25}
+            system["trained_with"] = {"lr": 0.06, "encoder": "/a/folder"}
 
     def first(content):
         content["protocol"]["versions"] = "numpy 2, torch 2"
@@ -399,6 +400,7 @@ def test_what_tells_cells_apart_is_told(corpora):
         "Not alike: allow_missing_class, none in emodb, emodb → ravdess; True in ravdess.",
         "Not alike: seeds of mp-1, mp-2, [1] in emodb, emodb → ravdess; [1, …, 6] (6) in ravdess.",
         "Not alike: encoder of mp-1, mp-2, 5b0c7f9e in emodb, emodb → ravdess; 77aa77aa in ravdess.",
+        "Not alike: lr of mp-1, mp-2, 0.004 in emodb, emodb → ravdess; 0.06 in ravdess.",
         "Not alike: tempi of mp-1, mp-2, none in emodb, emodb → ravdess; [] in ravdess.",
         "Not alike: dropout of mp-2, 0.25 in emodb, emodb → ravdess; 0.5 in ravdess."]
 
