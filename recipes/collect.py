@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from systems import Planned
+from systems import Planned, Protocol
 
 from ser_plugins import experiment, folds, protocol, registry, results, runs
 from ser_plugins.contracts import numbers
@@ -43,19 +43,17 @@ def _broken(unit: runs.Unit, name: str, what: str) -> DataError:
     return DataError(f"{Path(unit.folder) / name} {what}; remove the run's folder {unit.folder} and call again")
 
 
-def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planned], units: Sequence[runs.Unit],
-            errors: Mapping[runs.Unit, str], corpus_rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row],
-            chosen: Sequence[folds.Fold], claims: Sequence[tuple[str, str]]) -> None:
-    """Writes ``results.json`` and ``predictions.csv.gz``.
+def collect(one: Protocol, errors: Mapping[runs.Unit, str]) -> None:
+    """Writes ``results.json`` and ``predictions.csv.gz``; ``errors`` are those of units that failed.
 
     Raises
     ------
     DataError
         A file of a finished run is not what the run has left.
     """
-    rows = test_rows or corpus_rows
+    exp, units, rows = one.exp, one.units, one.test_rows or one.rows
     table, about = [], []
-    stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
+    stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in one.systems}
     for unit in units:
         entry: dict[str, Any] = {"system": unit.system, "test": unit.test, "seed": unit.seed, "error": errors.get(unit),
                                  "state": "failed" if unit in errors else "missing", "seconds": None}
@@ -71,14 +69,14 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
                 table += [[unit.system, unit.seed, unit.test, part, *line] for line in _lines(unit, name, metrics)]
         about.append({**dict.fromkeys(keys), **entry})
     labels = exp.values["labels"]
-    tested = {fold.test for fold in chosen}
+    tested = {fold.test for fold in one.chosen}
     speakers = {row.speaker: {"gender": row.gender} for row in sorted(rows, key=lambda row: row.speaker)
                 if exp.values["test_corpus"] is not None or row.speaker in tested}
     for speaker, known in speakers.items():
         counted = Counter(row.emotion for row in rows if row.speaker == speaker)
         known["counts"] = {label: counted[label] for label in labels}  # type: ignore[assignment]
     every = [stamp for of_system in stamps.values() for stamp in of_system]
-    results.write(root, {
+    results.write(one.root, {
         "corpus": exp.values["corpus"], "test_corpus": exp.values["test_corpus"], "labels": labels,
         **{key: registry.load("corpora", exp.values[corpus]).language for key, corpus in
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
@@ -92,11 +90,12 @@ def collect(root: Path, exp: experiment.Experiment, systems: Mapping[str, Planne
                                                       "encoder", "options")}
         | {"versions": _together(f"{package} {number}" for stamp in every for part in (stamp, stamp["settings"])
                                  for package, number in part["versions"].items())},
-        "speakers": speakers, "sentences": sentences(corpus_rows, test_rows, chosen), "claims": claims,
-        "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in chosen],
-        "corpus_speakers": None if test_rows else len({row.speaker for row in corpus_rows}),
-        "systems": {name: _described(one, stamps[name], sorted({unit.seed for unit in units if unit.system == name}))
-                    for name, one in systems.items()}, "units": about}, table)
+        "speakers": speakers, "sentences": sentences(one.rows, one.test_rows, one.chosen), "claims": one.claims,
+        "folds": [{"test": fold.test, "valid": fold.valid, "train": list(fold.train)} for fold in one.chosen],
+        "corpus_speakers": None if one.test_rows else len({row.speaker for row in one.rows}),
+        "systems": {name: _described(system, stamps[name],
+                                     sorted({unit.seed for unit in units if unit.system == name}))
+                    for name, system in one.systems.items()}, "units": about}, table)
 
 
 def sentences(rows: Sequence[manifest.Row], test_rows: Sequence[manifest.Row], chosen: Sequence[folds.Fold]

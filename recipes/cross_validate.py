@@ -19,13 +19,14 @@ from ser_plugins import command_line
 if __name__ == "__main__":
     command_line.refuse_mistakes(plan.refuse_misspelt_systems)  # before imports that take seconds
 
+import itertools
+import json
 import shlex
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,7 +34,7 @@ from typing import Any
 import cross_corpus
 from collect import collect, read_json, refuse_other_results, refuse_other_speakers
 from speechbrain.utils.distributed import infer_device
-from systems import HERE, Planned, chosen_systems, claims_of, planned, seeds_of
+from systems import HERE, Planned, Protocol, chosen_systems, claims_of, planned, seeds_of
 from tqdm import tqdm
 
 from ser_plugins import experiment, folds, protocol, runs, store
@@ -52,20 +53,6 @@ RULES: experiment.Rules = {
     **dict.fromkeys(("output_folder", "store_folder"), (
         lambda value: isinstance(value, str) and bool(value), "a folder's name, as results/mine")),
 }
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What is to be run, on one corpus or one pair: the plan's systems, rows of the manifests, folds and units."""
-
-    exp: experiment.Experiment
-    root: Path
-    systems: Mapping[str, Planned]
-    claims: Sequence[tuple[str, str]]
-    rows: Sequence[manifest.Row]
-    test_rows: Sequence[manifest.Row]
-    chosen: Sequence[folds.Fold]
-    units: Sequence[runs.Unit]
 
 
 def chosen_folds(rows: Sequence[manifest.Row], values: Mapping[str, Any]) -> list[folds.Fold]:
@@ -128,6 +115,21 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
     return "; ".join(told)
 
 
+def of_other_settings(one: Protocol, todo: Sequence[runs.Unit]) -> list[str]:
+    """Which finished runs of the same system, fold and seed lie beside those that are to be done, and what differs."""
+    found: dict[str, Counter[str]] = {}  # what differs → system → number
+    for name, units in itertools.groupby(sorted(todo, key=attrgetter("system")), attrgetter("system")):
+        own = one.systems[name]
+        now = protocol.run_settings(own.exp, own.system, [*one.rows, *one.test_rows], one.chosen[0])
+        for unit in units:
+            for path in Path(unit.folder).parent.glob(f"seed-{unit.seed}-*/metrics.json"):
+                then = json.loads((path.parent / experiment.STAMP).read_text(encoding="utf-8"))
+                settings = {**dict.fromkeys(then), **now, "test_speaker": unit.test, "seed": unit.seed}
+                found.setdefault("; ".join(experiment.differences(then, settings)), Counter())[name] += 1
+    return [f"{systems.total()} finished trainings of {', '.join(systems)} are of other settings, and stay as they "
+            f"are: {different}" for different, systems in found.items()]
+
+
 def prepare(root: Path, values: Mapping[str, Any], *, told: bool = True
             ) -> tuple[list[Path], list[manifest.Row], list[manifest.Row]]:
     """The manifests and their rows; they are written once it is known that the folder has no other corpus's results."""
@@ -173,11 +175,12 @@ def run(one: Protocol) -> bool:
     print(f"\n{len(one.systems)} systems ({', '.join(one.systems)}), {len(one.chosen)} folds, {most} seeds: "
           f"{len(units)} trainings, of which {len(units) - len(todo)} are finished", flush=True)
     errors: dict[runs.Unit, str] = {}
-    write = partial(collect, one.root, exp, one.systems, units, errors, one.rows, one.test_rows, one.chosen, one.claims)
     if todo:
-        precompute(one.systems, one.rows, one.test_rows, values["num_workers"],
-                   progress=not exp.run_opts.noprogressbar)
-        write()  # if this is killed, the results are not those of an earlier plan
+        for line in of_other_settings(one, todo):
+            print(line, flush=True)
+        precompute({unit.system: one.systems[unit.system] for unit in todo}, one.rows, one.test_rows,
+                   values["num_workers"], progress=not exp.run_opts.noprogressbar)
+        collect(one, errors)  # if a training is killed, the results are not those of an earlier plan
         print(f"{len(todo)} trainings, {values['jobs']} at a time; {expected(units, values['jobs'])}", flush=True)
     bar = tqdm(total=len(todo), desc="trainings", unit="training", smoothing=0.05,
                disable=exp.run_opts.noprogressbar or not todo)
@@ -189,7 +192,7 @@ def run(one: Protocol) -> bool:
                 if error is not None:
                     errors[unit] = error
     finally:  # what there is, however it ended; the report tells what is missing
-        write()
+        collect(one, errors)
         print(f"results: {one.root / 'results.json'}, {one.root / 'predictions.csv.gz'}\n"
               f"tables and figures: {report_of([one.root])}")
         for unit, error in errors.items():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import plan
 
-from ser_plugins import experiment, protocol, runs
+from ser_plugins import experiment, folds, protocol, runs
 from ser_plugins.claims import read_claims
+from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
 from ser_plugins.models import UNTRAINED, encoder_plugin
 from ser_plugins.values import told_value
@@ -36,6 +37,20 @@ class Planned:
     options: Mapping[str, Any]
     exp: experiment.Experiment
     system: protocol.System
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is to be run, on one corpus or one pair: the plan's systems, rows of the manifests, folds and units."""
+
+    exp: experiment.Experiment
+    root: Path
+    systems: Mapping[str, Planned]
+    claims: Sequence[tuple[str, str]]
+    rows: Sequence[manifest.Row]
+    test_rows: Sequence[manifest.Row]
+    chosen: Sequence[folds.Fold]
+    units: Sequence[runs.Unit]
 
 
 def planned(exp: experiment.Experiment) -> dict[str, Planned]:

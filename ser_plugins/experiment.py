@@ -292,12 +292,11 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
         The folder cannot be written to.
     """
     stamp = folder / STAMP
-    if not stamp.is_file():
-        strangers = [path.name for path in (folder.iterdir() if folder.is_dir() else ())
-                     if not path.name.startswith(f".{stamp.name}")]  # its lock, and what a killed process left of it
-        if strangers:
-            raise OptionError(f"{folder} holds {sorted(strangers)[0]} and no {stamp.name}: it is no run's folder; "
-                              "give another --output_folder")
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []  # once: another may claim it now
+    strangers = [name for name in there if not name.startswith(f".{STAMP}")]  # its lock, and what a kill left of it
+    if strangers and STAMP not in there:
+        raise OptionError(f"{folder} holds {strangers[0]} and no {STAMP}: it is no run's folder; give another "
+                          "--output_folder")
     _lock(folder / LOCK)
     try:
         stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else None
@@ -313,15 +312,33 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> 
             else:
                 old.unlink()
     elif any(folder.glob("save/CKPT*")) or any((folder / result).exists() for result in RESULTS):
-        old_values = stamped or {}
-        changed = {key: value for key, value in settings.items() if old_values.get(key) != value}
-        plain = {key: value for key, value in changed.items() if not str(value).startswith("!")}  # objects follow them
-        different = [f"{key} {old_values.get(key)!r} → {value!r}" for key, value in (plain or changed).items()]
+        different = differences(stamped or {}, settings)
         if different:
             raise OptionError(f"{folder} holds a run with other settings ({'; '.join(different)}); give another "
                               "--output_folder, or throw that run away with --overwrite true")
         return
     write_atomically(stamp, lambda file: json.dump(settings, file, indent=2))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Which keys of the new settings the old ones have otherwise; of mappings within both, which of theirs.
+
+    Objects, as ``!new:…``, are told where no value differs, which they follow.
+
+    Example
+    -------
+    >>> differences({"lr": 0.1, "versions": {"numba": "0.60", "torch": "2"}}, {"lr": 0.1, "versions": {"numba": "1"}})
+    ["versions numba '0.60' → '1'", "versions torch '2' → None"]
+    """
+    plain: list[str] = []
+    objects: list[str] = []
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            plain += [f"{key} {one}" for one in differences(before, {**value, **dict.fromkeys(before.keys() - value)})]
+        elif before != value:
+            (objects if str(value).startswith("!") else plain).append(f"{key} {before!r} → {value!r}")
+    return plain or objects
 
 
 def _lock(path: Path) -> None:

@@ -120,6 +120,27 @@ def test_what_is_finished_is_not_run_again(recipe, plan, results, monkeypatch, c
     assert {name: (results / name).read_bytes() for name in before} == before
 
 
+def test_finished_runs_of_other_settings_are_told(recipe, plan, results, tmp_path, monkeypatch, capsys):
+    computed = []
+    monkeypatch.setattr(cross_validate, "precompute", lambda systems, *_, **__: computed.extend(systems))
+    monkeypatch.setattr(runs, "run_all", lambda *_: ())
+    for system in ("mp-1", "mp-3", "random"):
+        shutil.copytree(results / "runs" / system, tmp_path / "runs" / system)
+    stamp = next(tmp_path.glob("runs/mp-3/*S01/seed-2-*/settings.json"))
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-1,mp-3,random",
+           "--options", QUICK.replace("epochs: 2", "epochs: 3"))
+    out = capsys.readouterr().out
+    assert ("8 finished trainings of mp-1, mp-3 are of other settings, and stay as they are: number_of_epochs 2 → 3\n"
+            in out)
+    assert computed == ["mp-1", "mp-3"]  # nothing for what is finished
+    about = json.loads(stamp.read_text())
+    about["versions"]["torch"] = "1.13"
+    stamp.write_text(json.dumps(about))
+    stamp.parent.rename(stamp.parent.with_name("seed-2-0a0a0a0a"))
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-3")
+    assert re.search(r"\n1 finished trainings of mp-3 are .*: versions torch '1.13' → '2.*'\n", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(("name", "spoil", "message"), [
     ("metrics.json", lambda text: text[:40], "metrics.json cannot be read: "),
     ("metrics.json", lambda text: "[]", r"metrics.json holds \[\]"),

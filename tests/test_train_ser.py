@@ -251,7 +251,7 @@ def test_a_run_is_not_resumed_on_other_data(recipe, tones, tmp_path):
 
 
 def test_run_options_are_settings(train, runs):
-    with pytest.raises(OptionError, match=r"other settings \(run_options \{\} → \{'debug': True\}\)"):
+    with pytest.raises(OptionError, match=r"other settings \(run_options debug None → True\)"):
         train("mp", runs["mp"].parents[3], "--debug")
 
 
