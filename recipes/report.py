@@ -200,8 +200,8 @@ def all_pairs(results: Results, scores: Mapping[str, Scores], pairs: Sequence[si
         "p, Holm": "{bootstrap_holm:.2g}"}, folded=True)
     speakers = len(scores[names[0]].speakers)
     text = (f"{int((p <= 0.05).sum()) // 2} of {len(pairs)} pairs differ at p ≤ 0.05: paired bootstrap over {speakers} "
-            f"speakers, {resamples} draws, Holm's correction over these pairs. Systems that do not differ here are not "
-            "thereby equal.")
+            f"speakers, {resamples} draws (the least p is {1 / (resamples + 1):.2g}), Holm's correction over these "
+            "pairs. Systems that do not differ here are not thereby equal.")
     if results.crossed:
         text += (" Each run is one training, which tests all speakers: what its seed does to all alike is not in "
                  "these p-values.")
