@@ -59,20 +59,19 @@ def measure(folder: Path) -> tuple[list[tuple[str, float, float, float]], int, i
     """Steps with seconds and peak memory in MB; the numbers of units and of stored arrays."""
     steps = Steps()
     recipe = steps("import of the recipe", recipe_module)
-    from ser_plugins import augment, experiment, store
+    from ser_plugins import augment, experiment, protocol, store
     from ser_plugins.contracts import Needs
 
     words = [str(HPARAMS / "table1.yaml"), "--corpus", "csv", "--data_folder", str(folder / "corpus"),
              "--output_folder", str(folder / "out")]
     exp = experiment.load(words)
     systems = steps("systems of the plan, built", recipe.planned, exp)
-    protocol = recipe.protocol
     manifests = steps("corpus read and checked, manifest written", protocol.write_manifests, exp.values, folder / "out")
     rows, _ = steps("manifest opened", protocol.prepared_rows, manifests, exp.values)
     chosen = steps("folds", recipe.chosen_folds, rows, exp.values)
     hashes = steps("hashes of the audio", store.audio_hashes, rows)
-    units = steps("units of the plan", recipe.units_of, systems, rows, chosen, exp.values["runs"], folder / "out",
-                  manifests)
+    units = steps("units of the plan", recipe.units_of, systems, rows, chosen,
+                  recipe.seeds_of(systems, exp.values["runs"], {}), folder / "out", manifests)
     one = systems["mp-1"]
 
     def variants() -> list[store.Item]:

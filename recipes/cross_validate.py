@@ -24,9 +24,8 @@ import json
 import shlex
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, methodcaller
+from operator import attrgetter, itemgetter, methodcaller
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -116,18 +115,29 @@ def expected(units: Sequence[runs.Unit], jobs: int) -> str:
 
 
 def of_other_settings(one: Protocol, todo: Sequence[runs.Unit]) -> list[str]:
-    """Which finished runs of the same system, fold and seed lie beside those that are to be done, and what differs."""
-    found: dict[str, Counter[str]] = {}  # what differs → system → number
+    """Which finished runs lie beside those of the same system, fold and seed that are to be done, and what differs.
+
+    Of a system's, the one that ended last is compared.
+    """
+    found: dict[str, list[str]] = {}  # what differs → how many of which system
     for name, units in itertools.groupby(sorted(todo, key=attrgetter("system")), attrgetter("system")):
-        own = one.systems[name]
-        now = protocol.run_settings(own.exp, own.system, [*one.rows, *one.test_rows], one.chosen[0])
-        for unit in units:
-            for path in Path(unit.folder).parent.glob(f"seed-{unit.seed}-*/metrics.json"):
-                then = json.loads((path.parent / experiment.STAMP).read_text(encoding="utf-8"))
-                settings = {**dict.fromkeys(then), **now, "test_speaker": unit.test, "seed": unit.seed}
-                found.setdefault("; ".join(experiment.differences(then, settings)), Counter())[name] += 1
-    return [f"{systems.total()} finished trainings of {', '.join(systems)} are of other settings, and stay as they "
-            f"are: {different}" for different, systems in found.items()]
+        beside = [(path.stat().st_mtime, path.parent, unit) for unit in units
+                  for path in Path(unit.folder).parent.glob(f"seed-{unit.seed}-*/metrics.json")
+                  if path.parent != Path(unit.folder)]
+        if not beside:
+            continue
+        _, folder, unit = max(beside, key=itemgetter(0))
+        try:
+            then = dict(json.loads((folder / experiment.STAMP).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            then = {}
+        own, fold = one.systems[name], folds.find(one.chosen, unit.test)
+        exp = runs.load_recipe(own.recipe).load([*own.words, "--seed", str(unit.seed), "--output_folder", str(folder)])
+        now = protocol.run_settings(exp, own.system, [*one.rows, *one.test_rows], fold)
+        different = "; ".join(experiment.differences(then, {**dict.fromkeys(then), **now})) if then else ""
+        found.setdefault(different or "they cannot be told", []).append(f"{len(beside)} of {name}")
+    return [f"finished trainings of other settings, which stay as they are: {', '.join(systems)} ({different})"
+            for different, systems in found.items()]
 
 
 def prepare(root: Path, values: Mapping[str, Any], *, told: bool = True

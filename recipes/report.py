@@ -326,12 +326,13 @@ def calibration(results: Results, scores: Mapping[str, Scores]) -> Section:
         diagrams[name] = [metrics.reliability(predictions.join(one.runs).truth, np.concatenate(found), results.labels)
                           for found in stages.values()]
         records.append(record | {f"UA_{share:.0%}": value for share, value in zip(SHARES, kept[name], strict=True)})
-    both = [record for record in records if "T" in record]
+    both = [record for record in records if "T" in record and not scores[record["system"]].system.is_chance]
     better = sum(record["cross_entropy_tempered_mean"] < record["cross_entropy_mean"] for record in both)
     text = ["A fold's temperature (T) is fitted on its validation speaker, and kept near 1 by a prior, since speakers "
-            "differ; the test speaker has no part in it. ECE is of each run; a small set has some by chance."]
+            "differ; a fold's test speaker has no part in it. ECE is of each run; a small set has some by chance."]
     if both:
-        text.append(f"The temperature lowers the cross-entropy of the tests for {better} of {len(both)} systems.")
+        text.append(f"The temperature lowers the cross-entropy of the tests for {better} of {len(both)} systems that "
+                    "read something.")
     return Section("Calibration", text, [
         Table("calibration", CAPTIONS["calibration"], records, {
             "system": "{system}", "ECE": "{ECE}", "ECE, tempered": "{ECE_tempered}",

@@ -72,7 +72,7 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
             raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
         if encoder == CONTROL:
             if shared.startswith(UNTRAINED) or not hasattr(encoder_plugin(shared)[0], "untrained"):
-                print(f"left out: {entry}; the encoder {shared} has no twin with random weights")
+                print(f"left out: {entry}; encoder {shared} has no twin with random weights")
                 continue
             entry = {**entry, "encoder": UNTRAINED + shared}
             encoder = entry["encoder"]
@@ -120,11 +120,13 @@ def claims_of(found: Mapping[str, Planned], exp: experiment.Experiment) -> list[
     """
     claims = read_claims(exp.values.get("claims") or [])
     kinds = {_NUMBER.sub("", name) for name in found}
+    controls = any(name.endswith("-untrained") for name in found)  # none: they were left out
     own, other_plan = "claims" in exp.given, "plan" in exp.given
     for better, worse in claims:
         lacking = [name for name in (better, worse) if name not in found]
         for name in lacking:
-            if own or (_NUMBER.sub("", name) not in kinds and not other_plan and not name.endswith("-untrained")):
+            if own or (_NUMBER.sub("", name) not in kinds and not other_plan
+                       and (controls or not name.endswith("-untrained"))):
                 raise OptionError(f"claim [{better}, {worse}]: "
                                   + unknown_name("system", name, found, "systems of the plan"))
         if lacking:

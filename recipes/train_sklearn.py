@@ -16,6 +16,7 @@ from ser_plugins import command_line
 if __name__ == "__main__":
     command_line.refuse_mistakes()  # before imports that take seconds
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def build(exp: experiment.Experiment) -> protocol.System:
     hparams = exp.build()
     name, read, layer = str(hparams["estimator"]), bool(hparams["functionals"]), hparams["layer"]
     described = exp.text("estimators", name)
+    if not hparams["deterministic"]:  # `train` makes it of these
+        described = re.sub(r"random_state: \w+", "random_state: seed, speaker", described)
     estimator = hparams["estimators"][name]
     for key in hparams["grid"].keys() - estimator.get_params().keys():
         raise OptionError(f"{exp.file}: grid: the estimator has no parameter '{key}'; it has "

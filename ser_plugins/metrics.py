@@ -188,9 +188,9 @@ def cross_entropy(truth: Sequence[str], probabilities: np.ndarray, labels: Seque
 
 def fit_temperature(truth: Sequence[str], probabilities: np.ndarray, labels: Sequence[str],
                     deviation: float = TEMPERATURE_DEVIATION) -> float:
-    """The most probable temperature T, to be fitted on utterances that are not tested.
+    """The temperature T whose logarithm is the most probable, to be fitted on utterances that are not tested.
 
-    Its likelihood is that of the utterances; its prior, log T normal about 0. A validation speaker is one person with
+    The likelihood is that of the utterances; the prior, log T normal about 0. A validation speaker is one person with
     some dozens of utterances, by whom the system was chosen besides: the likelihood alone makes the probabilities of
     other speakers worse more often than better.
 

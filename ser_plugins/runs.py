@@ -119,15 +119,14 @@ def run(unit: Unit) -> str | None:
 
 def _train(unit: Unit) -> None:
     recipe = load_recipe(unit.recipe)
+    exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", unit.folder])
     planned = recipe.load(unit.words)
     rows, test_rows = protocol.prepared_rows(unit.manifests, planned.values)
     (fold,) = [one for one in protocol.all_folds(rows, planned.values) if one.test == unit.test]
     settings = protocol.run_settings(planned, recipe.build(planned), [*rows, *test_rows], fold)
     if protocol.run_key(settings, fold, unit.seed) != unit.key:
         raise OptionError("corpus, settings or packages are not those of the plan any more; start again")
-    folder = Path(unit.folder)
-    exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", unit.folder])
-    system = recipe.build(exp)
+    folder, system = Path(unit.folder), recipe.build(exp)
     while not unit.finished:
         started = time.perf_counter()
         try:

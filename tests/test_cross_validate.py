@@ -130,15 +130,18 @@ def test_finished_runs_of_other_settings_are_told(recipe, plan, results, tmp_pat
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-1,mp-3,random",
            "--options", QUICK.replace("epochs: 2", "epochs: 3"))
     out = capsys.readouterr().out
-    assert ("8 finished trainings of mp-1, mp-3 are of other settings, and stay as they are: number_of_epochs 2 → 3\n"
-            in out)
+    assert ("finished trainings of other settings, which stay as they are: 4 of mp-1, 4 of mp-3 "
+            "(number_of_epochs 2 → 3)\n") in out
     assert computed == ["mp-1", "mp-3"]  # nothing for what is finished
     about = json.loads(stamp.read_text())
     about["versions"]["torch"] = "1.13"
     stamp.write_text(json.dumps(about))
     stamp.parent.rename(stamp.parent.with_name("seed-2-0a0a0a0a"))
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-3")
-    assert re.search(r"\n1 finished trainings of mp-3 are .*: versions torch '1.13' → '2.*'\n", capsys.readouterr().out)
+    assert re.search(r"stay as they are: 1 of mp-3 \(versions torch '1.13' → '2.*'\)\n", capsys.readouterr().out)
+    stamp.parent.with_name("seed-2-0a0a0a0a").joinpath("settings.json").write_text("[")
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--systems", "mp-3")
+    assert "stay as they are: 1 of mp-3 (they cannot be told)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "spoil", "message"), [

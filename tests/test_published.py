@@ -86,6 +86,12 @@ def test_systems_without_layers(results):
         [f"`{name}`", *(unweighted_accuracy(one, name) for one in results)] for name in without_layers(results[0])]
 
 
+def test_controls_are_those_of_random_weights(results):
+    for one in results:
+        assert [name for name, system in one.systems.items() if system.is_control] == [
+            name for name in one.systems if name.endswith("-untrained")]
+
+
 def test_every_system_has_its_row(results):
     rows = table("| system | EmoDB | RAVDESS |", DOCS)
     systems = list(dict.fromkeys(name for one in results for name in one.systems))
