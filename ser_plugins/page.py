@@ -24,6 +24,7 @@ LATEX = str.maketrans({
     **{sign: rf"\{sign}" for sign in "&%$#_{}"}, **{sign: f"${sign}$" for sign in "<>|"}, "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$", "≤": r"$\le$", "−": "$-$",
     "×": r"$\times$", "–": "--", "…": r"\dots{}"})
+COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)')  # of an SVG image
 MADE = "files.json"  # beside the page: the names of what was made with it
 
 
@@ -99,7 +100,19 @@ class Picture:
     @property
     def address(self) -> str:
         """The figure as a data address, for the page."""
-        return "data:image/svg+xml;base64," + base64.b64encode(figures.content(self.figure, "svg")).decode()
+        content = shortened(figures.content(self.figure, "svg").decode())
+        return "data:image/svg+xml;base64," + base64.b64encode(content.encode()).decode()
+
+
+def shortened(svg: str) -> str:
+    """An SVG image with coordinates cut to hundredths of a point, and without indentation; it looks the same.
+
+    Example
+    -------
+    >>> shortened('<g>\\n  <path d="M 1.23456 2" style="opacity: 0.125"/>\\n</g>')
+    '<g>\\n<path d="M 1.23 2" style="opacity: 0.125"/>\\n</g>'
+    """
+    return re.sub(r"\n\s+", "\n", COORDINATES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg))
 
 
 @dataclass(frozen=True)
