@@ -366,7 +366,7 @@ def test_a_control_has_the_network_of_its_twin(recipe, plan, tmp_path, tiny_enco
     capsys.readouterr()
     recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan",
            f"[{', '.join(entries[:2])}]", "--encoder", f"untrained:{tiny_encoder}")
-    assert "'layer': 1, 'encoder': 'untrained'}; the encoder untrained:" in capsys.readouterr().out
+    assert "'layer': 1, 'encoder': 'untrained'}; encoder untrained:" in capsys.readouterr().out
     assert list(Results.load(tmp_path).systems) == ["mp-1-untrained"]
 
 
