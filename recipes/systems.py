@@ -68,8 +68,9 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
         shared = shared_encoder(values)
         encoder = entry.get("encoder", shared)
-        if not isinstance(encoder, str):
-            raise OptionError(f"{exp.file}: the encoder {encoder} of {entry} is neither a name nor a folder")
+        if not isinstance(encoder, str) or not isinstance(shared, str):
+            raise OptionError(f"{exp.file}: the encoder {encoder if isinstance(shared, str) else shared} of {entry} is "
+                              "neither a name nor a folder")
         if encoder == CONTROL:
             if shared.startswith(UNTRAINED) or not hasattr(encoder_plugin(shared)[0], "untrained"):
                 print(f"left out: {entry}; encoder {shared} has no twin with random weights")

@@ -109,8 +109,8 @@ def shortened(svg: str) -> str:
 
     Example
     -------
-    >>> shortened('<g>\\n  <path d="M 1.23456 2" style="opacity: 0.125"/>\\n</g>')
-    '<g>\\n<path d="M 1.23 2" style="opacity: 0.125"/>\\n</g>'
+    >>> shortened('<g transform="translate(3.45678 9) scale(0.015625)">\\n  <path d="M 1.23456 2"/>\\n</g>')
+    '<g transform="translate(3.45 9) scale(0.015625)">\\n<path d="M 1.23 2"/>\\n</g>'
     """
     return re.sub(r"\n\s+", "\n", COORDINATES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg))
 

@@ -332,6 +332,20 @@ def test_a_run_that_has_trained_nothing_takes_other_settings(tmp_path):
         experiment.claim_folder(folder, {"layer": 1, "recipe": "train_ser"}, overwrite=False)
 
 
+def test_a_folder_that_another_process_claims_at_this_moment_is_a_runs_folder(tmp_path, monkeypatch):
+    settings, listed = {"layer": 2, "recipe": "train_ser"}, Path.iterdir
+
+    def claimed_meanwhile(folder):
+        (folder / "settings.json").write_text(json.dumps(settings))
+        (folder / "save").mkdir(exist_ok=True)
+        return listed(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", claimed_meanwhile)
+        experiment.claim_folder(tmp_path, settings, overwrite=False)
+    assert json.loads((tmp_path / "settings.json").read_text()) == settings
+
+
 def test_a_trained_run_can_be_tested_only(train, runs, tmp_path):
     before = predictions(runs["mp"])
     train("mp", runs["mp"].parents[3], "--test_only")
