@@ -44,7 +44,9 @@ CAPTIONS = {
     "comparisons": "All pairs: difference of UA, its 95 % interval over speakers, and p before and after Holm's "
                    "correction over the pairs shown. The CSV file has Nadeau–Bengio's, Wilcoxon's and McNemar's tests "
                    "beside them, each corrected over the same pairs.",
-    "confusions": "Confusion matrices. Share of each true class that is taken for each.",
+    "confusions": "All folds, averaged over runs: each row in per cent of its true class. A figure of each system "
+                  "alone, with the mean counts, is confusion_SYSTEM.png (and .pdf).",
+    "confusions_table": "Confusion matrices. Share of each true class that is taken for each.",
     "layers": "Mean over runs, with the 95 % interval over speakers. Dashed: a recogniser with random weights. "
               "Dotted: systems without the recogniser.",
     "layers_table": "UA by layer.",
@@ -217,23 +219,20 @@ def all_pairs(results: Results, scores: Mapping[str, Scores], pairs: Sequence[si
 
 
 def confusions(scores: Mapping[str, Scores]) -> Section:
-    """Fig. 5 of the paper, for each system."""
-    items: list[Table | Picture] = []
-    records = []
+    """Fig. 5 of the paper: a panel for each system, and as a file a figure of each."""
     labels = next(iter(scores.values())).runs[0].names
-    for name, one in scores.items():
-        counts = np.mean([metrics.confusion_matrix(run.truth, run.predicted, labels) for run in one.runs], axis=0)
-        shares = figures.row_shares(counts)
-        records += [{"system": name, "true": label, **dict(zip(labels, row, strict=True))}
-                    for label, row in zip(labels, shares.tolist(), strict=True)]
-        right = ", ".join(f"{label} " + ("no utterance" if np.isnan(share) else f"{share:.0%}")
-                          for label, share in zip(labels, shares.diagonal(), strict=True))
-        items.append(Picture(f"confusion_{name}", "", f"Confusion matrix of {name}; right are {right}.",
-                             figures.confusion_figure(counts, labels, name)))
+    counts = {name: np.mean([metrics.confusion_matrix(run.truth, run.predicted, labels) for run in one.runs], axis=0)
+              for name, one in scores.items()}
+    records = [{"system": name, "true": label, **dict(zip(labels, row, strict=True))}
+               for name, matrix in counts.items()
+               for label, row in zip(labels, figures.row_shares(matrix).tolist(), strict=True)]
     columns = {"system": "{system}", "true": "{true}", **{label: f"{{{label}:.3f}}" for label in labels}}
-    items.append(Table("confusions", CAPTIONS["confusions"], records, columns, folded=True))
-    text = "All folds, averaged over runs: each row in per cent of its true class, with the mean count."
-    return Section("Confusion matrices", [text], items, small=True)
+    alt = "The share of each true class that is taken for each, a panel for each system; the table has the numbers."
+    return Section("Confusion matrices", items=[
+        Picture("confusions", CAPTIONS["confusions"], alt, figures.confusions_figure(counts, labels)),
+        Table("confusions", CAPTIONS["confusions_table"], records, columns, folded=True)], apart=[
+        Picture(f"confusion_{name}", "", "", figures.confusion_figure(matrix, labels, name))
+        for name, matrix in counts.items()])
 
 
 def layers(results: Results, scores: Mapping[str, Scores]) -> Section:

@@ -70,6 +70,20 @@ def confusion_figure(matrix: np.ndarray, labels: Sequence[str], title: str = "")
     return figure
 
 
+def confusions_figure(systems: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
+    """Confusion matrices, ``[true class, predicted class]``, a panel for each system: each row in per cent."""
+    figure, panels = _panels(list(systems), xlabel="predicted", ylabel="true")
+    figure.set_layout_engine("compressed")  # panels are square
+    figure.set_figheight(figure.get_figheight() + 0.6)  # inches, for the classes below two rows
+    for axes, matrix in zip(panels, systems.values(), strict=True):
+        shares = row_shares(matrix)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        texts = [["–" if np.isnan(share) else f"{100 * share:.0f}" for share in row] for row in shares]
+        _write_cells(axes, image, texts, fontsize=min(7, 40 / len(labels)))
+        _name_ticks(axes, labels, labels)
+    return figure
+
+
 def comparison_figure(names: Sequence[str], difference: np.ndarray, p: np.ndarray, level: float = 0.05) -> Figure:
     """Who beats whom: above the diagonal, row minus column in percentage points; below it, p.
 

@@ -117,13 +117,21 @@ def shortened(svg: str) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with sentences, command lines, tables and figures; ``small`` figures stand side by side."""
+    """A heading with sentences, command lines, tables and figures.
+
+    ``small`` figures stand side by side; what is ``apart`` is written as files only.
+    """
 
     title: str
     text: Sequence[str] = ()
     items: Sequence[Table | Picture] = ()
     commands: Sequence[str] = ()
     small: bool = False
+    apart: Sequence[Table | Picture] = ()
+
+    @property
+    def saved(self) -> list[Table | Picture]:
+        return [*self.items, *self.apart]
 
     @property
     def key(self) -> str:
@@ -140,11 +148,11 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     DataError
         ``files.json`` is no such list, or a file cannot be written.
     """
-    made = {"index.html", *(name for section in sections for item in section.items for name in item.files)}
+    made = {"index.html", *(name for section in sections for item in section.saved for name in item.files)}
     before = _listed(folder / MADE)
     _list(folder / MADE, made | before)  # all of them, should this be interrupted
     for section in sections:
-        for item in section.items:
+        for item in section.saved:
             item.save(folder)
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("assets"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -77,6 +77,18 @@ def test_a_mean_count_has_one_digit():
     assert cells(confusion_figure(np.array([[2 / 3, 4], [0, 1]]), ["a", "b"]))[0, 0] == "14%\n(0.7)"
 
 
+def test_a_panel_has_the_shares_of_its_system():
+    figure = figures.confusions_figure({"one": MATRIX, "two": MATRIX.T}, LABELS)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    for axes, matrix in zip(figure.axes, (MATRIX, MATRIX.T), strict=True):
+        texts = np.array([text.get_text() for text in axes.texts]).reshape(4, 4).tolist()
+        assert texts == [[f"{100 * count / sum(row):.0f}" if sum(row) else "–" for count in row]
+                         for row in matrix.tolist()]
+    one = figure.axes[0]
+    assert [label.get_text() for label in one.get_yticklabels()] == LABELS
+    assert [label.get_text() for label in one.get_xticklabels()] == LABELS
+
+
 def test_who_beats_whom_shows_differences_above_and_p_below_the_diagonal():
     difference = np.array([[0, 0.1, -0.25], [-0.1, 0, 0.004], [0.25, -0.004, 0]])
     p = np.array([[np.nan, 0.2, 0.0312], [0.2, np.nan, 1.0], [0.0312, 1.0, np.nan]])

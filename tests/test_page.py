@@ -120,6 +120,15 @@ def test_what_an_earlier_page_made_is_removed_and_nothing_else(tmp_path):
         "index.html", "files.json", "numbers.csv", "numbers.tex", "notes.csv", "line2.png"}
 
 
+def test_what_is_apart_is_a_file_and_not_on_the_page(tmp_path):
+    written = page.write(tmp_path, "one", [Section("A", apart=[TABLE, picture()])])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "index.html", "files.json", "numbers.csv", "numbers.tex", "line.png", "line.pdf"}
+    assert not {"img", "table"} & {tag for tag, _ in Tags(written).tags}
+    page.write(tmp_path, "two", [Section("A")])
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "files.json"}
+
+
 def test_an_interrupted_page_knows_its_files(tmp_path, monkeypatch):
     page.write(tmp_path, "one", [Section("A", items=[picture()])])
 
