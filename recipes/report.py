@@ -153,12 +153,12 @@ def twins(scores: Mapping[str, Scores]) -> list[tuple[str, str]]:
 def comparisons(results: Results, scores: Mapping[str, Scores]) -> Section:
     """Who beats whom: the plan's claims, controls, and all pairs of contestants, each with a correction of its own."""
     trained = [len(fold["train"]) for fold in results.about["folds"] if fold.get("train")]
-    count = len(scores) * (len(scores) - 1) // 2
+    chosen, controls = contestants(scores), twins(scores)
+    count = len(chosen) * (len(chosen) - 1) // 2
     options: dict[str, Any] = {
         "resamples": max(4999, 200 * count - 1),  # so that p times the pairs can fall to 0.005
         "ratio": sum(1 / number for number in trained) / len(trained) if trained else None}
     runs = {name: one.runs for name, one in scores.items()}
-    chosen, controls = contestants(scores), twins(scores)
     pairs = significance.compare_all({name: runs[name] for name in chosen}, **options) if len(chosen) > 1 else []
     known = {frozenset(pair.names) for pair in pairs}
     besides = [significance.compare(runs[one], runs[other], names=(one, other), **options)
@@ -223,10 +223,12 @@ def confusions(scores: Mapping[str, Scores]) -> Section:
     labels = next(iter(scores.values())).runs[0].names
     counts = {name: np.mean([metrics.confusion_matrix(run.truth, run.predicted, labels) for run in one.runs], axis=0)
               for name, one in scores.items()}
-    records = [{"system": name, "true": label, **dict(zip(labels, row, strict=True))}
+    keys = {label: f"predicted {label}" for label in labels}
+    records = [{"system": name, "true": label, **dict(zip(keys.values(), row, strict=True))}
                for name, matrix in counts.items()
                for label, row in zip(labels, figures.row_shares(matrix).tolist(), strict=True)]
-    columns = {"system": "{system}", "true": "{true}", **{label: f"{{{label}:.3f}}" for label in labels}}
+    columns: dict[str, str | tuple[str, str]] = {"system": "{system}", "true": "{true}"}
+    columns |= {key: (key, ".3f") for key in keys.values()}
     alt = "The share of each true class that is taken for each, a panel for each system; the table has the numbers."
     return Section("Confusion matrices", items=[
         Picture("confusions", CAPTIONS["confusions"], alt, figures.confusions_figure(counts, labels)),

@@ -163,7 +163,7 @@ def reliability(truth: Sequence[str], probabilities: np.ndarray, labels: Sequenc
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Natural logarithms; what `predictions.csv` rounds to 0 counts as half of its last digit."""
+    """Natural logarithms of what `predictions.csv` has; what it rounds to 0 counts as half of its last digit."""
     return np.log(np.where(probabilities > 0, probabilities, 5e-7))
 
 

@@ -6,7 +6,6 @@ import base64
 import csv
 import json
 import re
-import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +39,10 @@ class Table:
         Its first sentence is the title where the table is folded.
     records : Sequence[Mapping[str, Any]]
         What the CSV file holds, with all digits; None and NaN are empty there.
-    columns : Mapping[str, str]
-        What the page and LaTeX show: heading → format of a record, such as ``"{low:.3f} to {high:.3f}"``. A cell whose
-        numbers a record lacks, or has as None or NaN, is a dash.
+    columns : Mapping[str, str | tuple[str, str]]
+        What the page and LaTeX show: heading → format of a record, such as ``"{low:.3f} to {high:.3f}"``, or key and
+        format of one value, whose key may be any text: ``("calm: low", ".3f")``. A cell whose numbers a record lacks,
+        or has as None or NaN, is a dash.
     folded : bool
         The page shows it on demand.
     prose : bool
@@ -52,7 +52,7 @@ class Table:
     name: str
     caption: str
     records: Sequence[Mapping[str, Any]]
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | tuple[str, str]]
     folded: bool = False
     prose: bool = False
 
@@ -179,26 +179,19 @@ def _list(path: Path, names: Collection[str]) -> None:
     write_atomically(path, lambda file: json.dump(sorted(names), file, indent=1))
 
 
-class _Formatter(string.Formatter):
-    """Takes the whole of a field's name for a key: one may be a label with a dot."""
-
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        value = kwargs[field_name]
-        if value != value:  # NaN
-            raise KeyError(field_name)
-        return value, field_name
-
-
-def _cell(column: str, record: Mapping[str, Any]) -> str:
+def _cell(column: str | tuple[str, str], record: Mapping[str, Any]) -> str:
     """A record in a column's format.
 
     Example
     -------
     >>> _cell("{low:.1f} to {high:.1f}", {"low": 0.25, "high": 0.5}), _cell("{low:.1f}", {"low": None})
     ('0.2 to 0.5', '–')
+    >>> _cell(("calm: low", ".2f"), {"calm: low": 0.25})
+    '0.25'
     """
+    known = {key: value for key, value in record.items() if value == value}  # no NaN
     try:
-        return _Formatter().vformat(column, (), record)
+        return column.format_map(known) if isinstance(column, str) else format(known[column[0]], column[1])
     except (KeyError, TypeError):  # None has no number format
         return DASH
 

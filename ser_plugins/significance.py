@@ -23,7 +23,7 @@ utterance 1, which the systems share; speaker × system 0.5, and with class 0.25
 `benchmarks/false_alarms.py` simulates such sets, with other numbers too.
 
 With 10 speakers, the bootstrap's rate is 4.5 where one system varies six times as much over speakers as the other, and
-2.7 where speakers lack three classes in ten. Two or three speakers allow no interval at 95 %: it is the whole range.
+2.7 where speakers lack three classes in ten. Two or three speakers allow no interval at 95 %.
 
 Runs are averaged, not resampled. Where each fold of each run is a training of its own, as in leave-one-speaker-out, the
 noise of the seed is in the spread between speakers already: 3.7 with five runs and noise of 0.3 a fold (of 1000 data
@@ -61,7 +61,7 @@ LabelMetric = Callable[[Sequence[str], Sequence[str], Sequence[str]], float]
 METRICS: dict[str, LabelMetric] = {
     "UA": metrics.unweighted_accuracy, "WA": metrics.weighted_accuracy, "F1": metrics.macro_f1}
 NOISE = 1e-12  # what rounding leaves of a difference that is zero
-BLOCK = 2_000_000  # counts held at once, which bounds the memory
+BLOCK = 2_000_000  # counts of one system held at once
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Comparison:
 def confidence_interval(system: Runs, metric: str | LabelMetric = "UA", *, level: float = 0.95,
                         resamples: int = 4999, seed: int = 0) -> Result:
     """Value and confidence interval of one system's metric; arguments and errors as in `paired_bootstrap`."""
-    return _bootstrap(*_counts(_aligned(("system", system))), metric, level, resamples, seed)
+    counts, labels = _counts(_aligned(("system", system)))
+    return _bootstrap(counts, [(0,)], labels, metric, level, resamples, seed)[0]
 
 
 def paired_bootstrap(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, level: float = 0.95,
@@ -130,7 +131,8 @@ def paired_bootstrap(a: Runs, b: Runs, metric: str | LabelMetric = "UA", *, leve
     OptionError
         An unknown metric, a level outside (0, 1), or too few resamples for it.
     """
-    return _bootstrap(*_counts(_aligned(("a", a), ("b", b))), metric, level, resamples, seed)
+    counts, labels = _counts(_aligned(("a", a), ("b", b)))
+    return _bootstrap(counts, [(0, 1)], labels, metric, level, resamples, seed)[0]
 
 
 def by_speaker(system: Runs, metric: str | LabelMetric = "UA") -> tuple[list[str], np.ndarray]:
@@ -293,16 +295,18 @@ def _compare_pairs(systems: Sequence[tuple[str, Runs]], metric: str | LabelMetri
     right = [_right(system) for system in runs]
     speakers = counts[0].shape[1]
     several = speakers > 1
-    replicates = _replicates(counts, labels, metric, level, resamples, seed) if several else []
+    positions = list(itertools.combinations(range(len(systems)), 2))
+    drawn: Sequence[Result | None] = [None] * len(positions)
+    if several:
+        drawn = _bootstrap(counts, positions, labels, metric, level, resamples, seed)
     if ratio is None and speakers > 2:
         ratio = 1 / (speakers - 2)
     pairs = []
-    for a, b in itertools.combinations(range(len(systems)), 2):
+    for (a, b), bootstrap in zip(positions, drawn, strict=True):
         difference = each[a].mean(axis=0) - each[b].mean(axis=0)
         folds = (each[a] - each[b]).ravel() if len(each[a]) == len(each[b]) else difference
         pairs.append(Comparison(
-            (systems[a][0], systems[b][0]), (values[a], values[b]),
-            _studentised(replicates[a] - replicates[b], metric, level, paired=True) if several else None,
+            (systems[a][0], systems[b][0]), (values[a], values[b]), bootstrap,
             wilcoxon(difference) if several else None,
             nadeau_bengio(folds, ratio, level) if ratio is not None and folds.size > 1 else None,
             mcnemar(right[a], right[b])))
@@ -404,34 +408,12 @@ def _on_counts(metric: str | LabelMetric, labels: Sequence[str], counts: np.ndar
 # The bootstrap
 
 
-@dataclass(frozen=True)
-class _Replicates:
-    """The metric in draws of the speakers, the speakers as they are first; of a system, or of a difference of two."""
+def _bootstrap(systems: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]], labels: Sequence[str],
+               metric: str | LabelMetric, level: float, resamples: int, seed: int) -> list[Result]:
+    """Studentised interval of a system's metric, for each of ``pairs`` of one; of two, and p of their difference.
 
-    weights: np.ndarray  # [draws, speakers], how often each is drawn
-    value: np.ndarray  # [draws]
-    without: np.ndarray  # [draws, speakers], the value without one draw of that speaker
-
-    def __sub__(self, other: _Replicates) -> _Replicates:
-        return _Replicates(self.weights, self.value - other.value, self.without - other.without)
-
-    def errors(self) -> np.ndarray:
-        """Standard error of each draw, by the jackknife over its speakers."""
-        speakers = self.weights.shape[1]
-        centre = (self.weights * self.without).sum(axis=1, keepdims=True) / speakers
-        return np.sqrt((speakers - 1) / speakers * (self.weights * (self.without - centre) ** 2).sum(axis=1))
-
-
-def _bootstrap(systems: Sequence[np.ndarray], labels: Sequence[str], metric: str | LabelMetric, level: float,
-               resamples: int, seed: int) -> Result:
-    """Studentised interval of one system's metric, or interval and p of the difference of two."""
-    first, *second = _replicates(systems, labels, metric, level, resamples, seed)
-    return _studentised(first - second[0] if second else first, metric, level, paired=bool(second))
-
-
-def _replicates(systems: Sequence[np.ndarray], labels: Sequence[str], metric: str | LabelMetric, level: float,
-                resamples: int, seed: int) -> list[_Replicates]:
-    """Every system's metric in the same draws."""
+    All are of the same draws of the speakers, of which so many are in memory at once as `BLOCK` allows.
+    """
     speakers = systems[0].shape[1]
     if speakers < 2:
         raise DataError("1 speaker: nothing is known of the spread between speakers; predict two or more")
@@ -440,35 +422,54 @@ def _replicates(systems: Sequence[np.ndarray], labels: Sequence[str], metric: st
         raise OptionError(f"{resamples} resamples are too few for level {level}: "
                           f"need at least {math.ceil(level / (1 - level) - 1e-9)}")
     apply = functools.partial(_on_counts, metric, labels)
-    draws = np.random.default_rng(seed).multinomial(speakers, np.full(speakers, 1 / speakers), size=resamples)
-    weights = np.vstack([np.ones((1, speakers), dtype=int), draws])
-    result = []
-    for counts in systems:
-        block = max(1, BLOCK // counts.size)
-        parts = [_jackknife(counts, apply, weights[start:start + block]) for start in range(0, len(weights), block)]
-        result.append(_Replicates(weights, *(np.concatenate(column) for column in zip(*parts, strict=True))))
+    weights = np.random.default_rng(seed).multinomial(speakers, np.full(speakers, 1 / speakers), size=resamples)
+    observed = _drawn(systems, pairs, apply, np.ones((1, speakers), dtype=int))  # [pairs, 2, 1]
+    scores = np.empty((len(pairs), resamples))
+    block = max(1, BLOCK // max(counts.size for counts in systems))
+    for start in range(0, resamples, block):
+        values, errors = _drawn(systems, pairs, apply, weights[start:start + block]).swapaxes(0, 1)  # [pairs, draws]
+        off = np.abs(values - observed[:, 0])
+        scores[:, start:start + block] = np.divide(off, errors, out=np.where(off > NOISE, math.inf, 0.0),
+                                                   where=errors > NOISE)
+    return [_studentised(float(value), float(error), of_pair, speakers, metric, level, paired=len(pair) > 1)
+            for (value, error), of_pair, pair in zip(observed[..., 0], scores, pairs, strict=True)]
+
+
+def _drawn(systems: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]], apply: Callable[[np.ndarray], np.ndarray],
+           weights: np.ndarray) -> np.ndarray:
+    """Value and standard error of each draw, ``[pairs, 2, draws]``, by the jackknife over its speakers.
+
+    A speaker counts as often as ``weights``, ``[draws, speakers]``, says.
+    """
+    speakers = weights.shape[1]
+    found = [_jackknife(counts, apply, weights) for counts in systems]
+    result = np.empty((len(pairs), 2, len(weights)))
+    for row, (first, *second) in zip(result, pairs, strict=True):
+        value, without = found[first]
+        for other in second:
+            value, without = value - found[other][0], without - found[other][1]
+        centre = (weights * without).sum(axis=1, keepdims=True) / speakers
+        row[0] = value
+        row[1] = np.sqrt((speakers - 1) / speakers * (weights * (without - centre) ** 2).sum(axis=1))
+    if not np.isfinite(result).all():
+        raise OptionError("the metric is not a number for some draw of the speakers: need one defined for any")
     return result
 
 
 def _jackknife(counts: np.ndarray, apply: Callable[[np.ndarray], np.ndarray],
                weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Metric of each draw and without one draw of each speaker; they count by ``weights``, ``[draws, speakers]``."""
+    """Metric of each draw, ``[draws]``, and without one draw of each speaker, ``[draws, speakers]``."""
     total = np.tensordot(weights, counts, axes=(1, 1))  # [draws, runs, true, predicted]
     once = np.minimum(weights, 1).T[:, :, None, None, None] * counts.swapaxes(0, 1)[:, None]  # 0 where not drawn
     return apply(total).mean(axis=1), apply(total - once).mean(axis=2).T  # [speakers, draws, runs] → [draws, speakers]
 
 
-def _studentised(replicates: _Replicates, metric: str | LabelMetric, level: float, paired: bool) -> Result:
-    """Interval of a system's metric, or interval and p of a difference, by studentised draws."""
-    values, errors, speakers = replicates.value, replicates.errors(), replicates.weights.shape[1]
-    if not np.isfinite(values).all() or not np.isfinite(errors).all():
-        raise OptionError("the metric is not a number for some draw of the speakers: need one defined for any")
-    value, error, resamples = float(values[0]), float(errors[0]), len(values) - 1
-    off = np.abs(values[1:] - value)
-    scores = np.divide(off, errors[1:], out=np.where(off > NOISE, math.inf, 0.0), where=errors[1:] > NOISE)
+def _studentised(value: float, error: float, scores: np.ndarray, speakers: int, metric: str | LabelMetric,
+                 level: float, paired: bool) -> Result:
+    """Interval of a system's metric, or interval and p of a difference, by the studentised draws."""
     if error > NOISE:
-        p = float(1 + np.sum(scores >= abs(value) / error * (1 - NOISE))) / (resamples + 1)
-        reach = error * float(np.sort(scores)[_rank(level, resamples) - 1])
+        p = float(1 + np.sum(scores >= abs(value) / error * (1 - NOISE))) / (len(scores) + 1)
+        reach = error * float(np.sort(scores)[_rank(level, len(scores)) - 1])
     else:
         p = 2.0 ** (1 - speakers) if abs(value) > NOISE else 1.0
         reach = math.inf if paired and 1 - level < p < 1 else 0.0

@@ -52,8 +52,10 @@ def test_a_number_that_is_none_is_a_dash_and_empty_in_the_csv_file(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "a,b\n,1\n,\n"
 
 
-def test_a_key_may_hold_dots_and_brackets():
-    assert Table("t", "", [{"a.b[0]": 0.5}], {"x": "{a.b[0]:.1f}"}).rows == [["0.5"]]
+@pytest.mark.parametrize("key", ["a.b[0]", "calm: low", "{x}", "!r"])
+def test_the_key_of_a_value_may_be_any_text(key):
+    records = [{key: value} for value in (0.5, None, float("nan"))]
+    assert Table("t", "", records, {"x": (key, ".1f")}).rows == [["0.5"], ["–"], ["–"]]
 
 
 def test_the_csv_file_has_all_digits(tmp_path):

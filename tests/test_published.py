@@ -33,11 +33,11 @@ def table(header, file=README):
 
 def compared(one):
     """All pairs of the systems that claims name, as finely as the report compares them."""
-    complete = [name for name in one.systems if one.complete(name)]
+    contestants = sum(bool(one.complete(name)) and not (system.is_chance or system.is_control)
+                      for name, system in one.systems.items())
     named = {system for claim in one.claims for system in claim}
-    pairs = len(complete) * (len(complete) - 1) // 2
-    return significance.compare_all({name: one.runs(name) for name in complete if name in named},
-                                    resamples=max(4999, 200 * pairs - 1))
+    return significance.compare_all({name: one.runs(name) for name in one.systems if name in named},
+                                    resamples=max(4999, 100 * contestants * (contestants - 1) - 1))
 
 
 def unweighted_accuracy(one, system):

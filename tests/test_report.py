@@ -301,9 +301,22 @@ def test_a_class_that_nobody_speaks_has_no_recall(tmp_path):
     labels = ("anger", "joy", "sadness")
     folder = write_results(tmp_path, systems={"mp-1": ("mp", 1)}, labels=labels, absent="joy", **SMALL)
     page = report.main([str(folder)])
-    rows = {row["true"]: [row[label] for label in labels] for row in records(page.parent / "confusions.csv")}
+    rows = {row["true"]: [row[f"predicted {label}"] for label in labels]
+            for row in records(page.parent / "confusions.csv")}
     assert rows["joy"] == ["", "", ""]
     assert sum(map(float, rows["anger"])) == pytest.approx(1)
+
+
+def test_labels_may_be_any_text(tmp_path):
+    labels = ("calm", "calm:high", "true", "a.b {c}")
+    page = report.main([str(write_results(tmp_path, systems={"mp-1": ("mp", 1)}, labels=labels, **SMALL))])
+    rows = records(page.parent / "confusions.csv")
+    assert [row["true"] for row in rows] == list(labels)
+    text = Page(page).text
+    for row in rows:
+        shares = [float(row[f"predicted {label}"]) for label in labels]
+        assert sum(shares) == pytest.approx(1)
+        assert all(f"{share:.3f}" in text for share in shares)
 
 
 def test_systems_on_different_utterances_are_refused(tmp_path):
