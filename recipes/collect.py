@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from systems import Planned, Protocol
+from systems import HERE, Planned, Protocol
 
 from ser_plugins import experiment, folds, protocol, registry, results, runs
 from ser_plugins.contracts import numbers
@@ -24,7 +24,7 @@ from ser_plugins.errors import DataError, OptionError
 from ser_plugins.models import UNTRAINED
 
 OF_ALL = ("recipe", "seed", "test_speaker", "corpus", "corpus_options", "test_corpus", "test_corpus_options", "labels",
-          "allow_missing_class", "data", "versions", "code", "head_code")  # settings that tell no systems apart
+          "allow_missing_class", "data", "versions", "code", "head_code", "recipe_code")  # tell no systems apart
 ANY_CORPUS = ("csv", "kaldi")  # readers that say nothing of which corpus it is: its folder's name does
 
 
@@ -52,7 +52,7 @@ def collect(one: Protocol, errors: Mapping[runs.Unit, str]) -> None:
         A file of a finished run is not what the run has left.
     """
     exp, units, rows = one.exp, one.units, one.test_rows or one.rows
-    table, about = [], []
+    table, about, ended = [], [], list[date]()
     stamps: dict[str, list[dict[str, Any]]] = {name: [] for name in one.systems}
     for unit in units:
         entry: dict[str, Any] = {"system": unit.system, "test": unit.test, "seed": unit.seed, "error": errors.get(unit),
@@ -61,6 +61,7 @@ def collect(one: Protocol, errors: Mapping[runs.Unit, str]) -> None:
         if unit.finished:
             metrics = read_json(unit, "metrics.json", dict)
             stamps[unit.system].append(metrics["protocol"])
+            ended.append(date.fromtimestamp((Path(unit.folder) / "metrics.json").stat().st_mtime))
             entry |= {key: metrics.get(key) for key in keys}
             entry |= {"state": "finished", "seconds": read_json(unit, "seconds.json", float)}
             if entry.get("curve"):
@@ -82,7 +83,8 @@ def collect(one: Protocol, errors: Mapping[runs.Unit, str]) -> None:
            (("language", "corpus"), ("test_language", "test_corpus")) if exp.values[corpus] is not None},
         **{key: Path(exp.values[key]).resolve().name for key, corpus in
            (("data_folder", "corpus"), ("test_data_folder", "test_corpus")) if exp.values[corpus] in ANY_CORPUS},
-        "command": ["python", "recipes/cross_validate.py", *sys.argv[1:]], "date": str(date.today()),
+        "command": ["python", "recipes/cross_validate.py", *sys.argv[1:]],
+        "date": str(max(ended, default=date.today())),
         "machine": _together(f"{stamp['machine']['system']}, Python {stamp['machine']['python']}, "
                              f"{stamp.get('device', 'cpu')}" for stamp in every),
         "definitions": protocol.definitions(exp.values),
@@ -130,8 +132,7 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
     """What results.json says of a system, of whose units the stamps are."""
     values, system = one.exp.values, one.system
     encoder = system.encoder if system.needs.encoder else None
-    command = shlex.join(["python", f"recipes/{Path(one.recipe).name}", f"hparams/{Path(one.words[0]).name}",
-                          *one.words[1:]])
+    command = shlex.join(["python", *map(_from_clone, (one.recipe, one.words[0])), *one.words[1:]])
     source = str(values.get("encoder"))
     twin = protocol.encoder_of(source.removeprefix(UNTRAINED)) if encoder and source.startswith(UNTRAINED) else None
     reads = ["features"] * system.needs.features + ["log-probabilities"] * system.needs.log_probs
@@ -144,6 +145,12 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
             "trained_with": {key: value for key, value in stamps[0]["settings"].items() if key not in OF_ALL}
             if stamps else {},
             "trainable_parameters": stamps[0].get("trainable_parameters") if stamps else None, "command": command}
+
+
+def _from_clone(file: str) -> str:
+    """A file of this repository as its README names it, another's as it was given."""
+    path, clone = Path(file).resolve(), HERE.parent
+    return str(path.relative_to(clone)) if path.is_relative_to(clone) else file
 
 
 def refuse_other_results(root: Path, exp: experiment.Experiment) -> None:
@@ -182,12 +189,13 @@ def refuse_other_speakers(root: Path, rows: Sequence[manifest.Row], test_rows: S
     about = results_of(path)
     if about is None:
         return
-    counts = Counter((row.speaker, row.emotion) for row in test_rows or rows)
+    counts = Counter((row.speaker, row.emotion) for row in (*rows, *test_rows))
     now = {speaker: {label: counts[speaker, label] for label in about["labels"]} for speaker, _ in counts}
+    trained = {name for fold in about["folds"] for name in (fold.get("valid"), *(fold.get("train") or ()))}
     different = [f"speaker {name} {one.get('counts')} → {now.get(name)}" for name, one in about["speakers"].items()
                  if one.get("counts") != now.get(name)]
-    trained = {name for fold in about["folds"] for name in (fold.get("valid"), *(fold.get("train") or ()))}
-    different += [f"training speaker {name} → None" for name in sorted(trained - {row.speaker for row in rows})]
+    different += [f"training speaker {name} → None" for name in sorted(trained - now.keys())]
+    different += [f"speaker {name} None → {now[name]}" for name in sorted(now.keys() - about["speakers"] - trained)]
     refuse_different(path, different)
 
 

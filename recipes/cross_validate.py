@@ -40,6 +40,7 @@ from ser_plugins import experiment, folds, protocol, runs, store
 from ser_plugins.contracts import Needs, numbers
 from ser_plugins.corpora import manifest
 from ser_plugins.files import write_atomically
+from ser_plugins.values import told_value
 
 RULES: experiment.Rules = {
     "runs": (lambda value: value >= 1, "1 or more"),
@@ -132,7 +133,8 @@ def of_other_settings(one: Protocol, todo: Sequence[runs.Unit]) -> list[str]:
         except (OSError, ValueError, TypeError):
             then = {}
         own, fold = one.systems[name], folds.find(one.chosen, unit.test)
-        exp = runs.load_recipe(own.recipe).load([*own.words, "--seed", str(unit.seed), "--output_folder", str(folder)])
+        exp = runs.load_recipe(own.recipe).load([*own.words, "--seed", str(unit.seed), "--output_folder",
+                                                    told_value(str(folder))])
         now = protocol.run_settings(exp, own.system, [*one.rows, *one.test_rows], fold)
         different = "; ".join(experiment.differences(then, {**dict.fromkeys(then), **now})) if then else ""
         found.setdefault(different or "they cannot be told", []).append(f"{len(beside)} of {name}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import plan
 
-from ser_plugins import experiment, folds, protocol, runs
+from ser_plugins import command_line, experiment, folds, protocol, runs
 from ser_plugins.claims import read_claims
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import OptionError, unknown_name
@@ -66,11 +66,11 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     for entry in values["plan"]:
         if not isinstance(entry, Mapping) or "hparams" not in entry:
             raise OptionError(f"{exp.file}: a system of the plan is {{hparams: FILE, key: value, …}}, not {entry}")
-        shared = shared_encoder(values)
+        shared = values["encoder"]
         encoder = entry.get("encoder", shared)
-        if not isinstance(encoder, str) or not isinstance(shared, str):
-            raise OptionError(f"{exp.file}: the encoder {encoder if isinstance(shared, str) else shared} of {entry} is "
-                              "neither a name nor a folder")
+        for source in (encoder, shared):
+            if not isinstance(source, str):
+                raise OptionError(f"{exp.file}: the encoder {source} of {entry} is neither a name nor a folder")
         if encoder == CONTROL:
             if shared.startswith(UNTRAINED) or not hasattr(encoder_plugin(shared)[0], "untrained"):
                 print(f"left out: {entry}; encoder {shared} has no twin with random weights")
@@ -87,11 +87,6 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
     if not found:
         raise OptionError(f"{exp.file}: the plan has no system")
     return found
-
-
-def shared_encoder(values: Mapping[str, Any]) -> Any:
-    """The encoder of every system that names no other."""
-    return values["options"].get("encoder", values["encoder"])
 
 
 def chosen_systems(found: Mapping[str, Planned], values: Mapping[str, Any]) -> dict[str, Planned]:
@@ -143,13 +138,14 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
                           "folder: keep the plan beside the files that it names, or write their paths")
     suffix = options.pop("suffix", None)
     for key in (*options, *values["options"]):
-        if key in TOLD:
-            raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option of one")
+        if key in TOLD or (key == "encoder" and key in values["options"]):
+            raise OptionError(f"{exp.file}: {key} is one for all systems: give --{key}, not as an option")
         if key in OURS:
             raise OptionError(f"{exp.file}: {key} is what the plan gives each run: choose by --{OURS[key]}")
-    encoder = shared_encoder(values)
-    shared = {"encoder": encoder} if recipe in plan.OURS else {}
-    shared |= values["options"] if recipe == "train_ser.py" else {}
+    keys = command_line.experiment(command_line.tree(file)).keys()
+    shared = {"encoder": values["encoder"]} if "encoder" in keys else {}
+    shared |= {key: value for key, value in values["options"].items()
+               if recipe == "train_ser.py" or (key in keys and recipe != "train_sklearn.py")}
     of_all = {key: values[key] for key in TOLD if values["test_corpus"] is not None or not key.startswith("test_")}
     complete = of_all | shared | options
     given = [f"--{key}" if exp.run_opts[key] is True else f"--{key}={exp.run_opts[key]}"
@@ -159,15 +155,14 @@ def _planned(exp: experiment.Experiment, options: dict[str, Any]) -> Planned:
     if suffix is not None and not re.fullmatch(r"[^\s/,]+", str(suffix)):
         raise OptionError(f"{exp.file}: suffix '{suffix}' is part of a folder's name and of one in --systems: it has "
                           "neither /, comma nor white space")
-    module = runs.load_recipe(HERE / recipe)
-    one = module.load(words)
-    system = module.build(one)
+    one = runs.load_recipe(HERE / recipe).load(words)
+    system = runs.build(HERE / recipe, HERE, one)
     name = system.name if suffix is None else f"{system.name}-{suffix}"
     told_apart = options if suffix is None else {**options, "suffix": suffix}
     if "encoder" in options:
         source = str(options["encoder"]).removeprefix(UNTRAINED)
         told_apart = {key: value for key, value in told_apart.items() if key != "encoder"} | (
-            {} if source == encoder else {"encoder": source})
+            {} if source == values["encoder"] else {"encoder": source})
     return Planned(str(HERE / recipe), words, told_apart, one, replace(system, name=name))
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def build(exp: experiment.Experiment) -> protocol.System:
     options = {} if layer is None else {"layer": layer}
     name = protocol.system_name(name, options, hparams["encoder"] if needs.encoder else None)
     return protocol.System("train_sklearn", name, estimator, needs, Functionals() if read else None, encoder, options,
-                           {"estimator": described}, hparams["deterministic"])
+                           {"estimator": described, "scipy": version("scipy")}, hparams["deterministic"])
 
 
 def main(argv: Sequence[str]) -> Path:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,12 @@ def prepared_rows(paths: Sequence[str | Path], values: Mapping[str, Any]
 
 
 def _labelled(path: str | Path, labels: Sequence[str], corpus: str) -> list[manifest.Row]:
-    """The rows of an experiment's labels; where one is lacking, the corpus is named."""
+    """The rows of an experiment's labels, by speaker and id: batches and draws depend on the order.
+
+    Where a label is lacking, the corpus is named.
+    """
     try:
-        return manifest.select(manifest.load(path), labels)
+        return sorted(manifest.select(manifest.load(path), labels), key=attrgetter("speaker", "id"))
     except OptionError as error:
         raise OptionError(f"corpus '{corpus}': {error}") from error
 

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,9 +29,8 @@ from ser_plugins.values import numeric
 
 UNIT_COLUMNS = ("system", "seed", "fold", "part")
 STATES = ("finished", "failed", "missing")
-ROUNDED = 2e-6  # between two probabilities: each is written with six decimals
 KINDS = {"corpus": str, "labels": list, "command": list, "date": str, "machine": str, "definitions": dict,
-         "protocol": dict, "speakers": dict, "folds": list, "systems": dict, "units": list}
+         "protocol": dict, "speakers": dict, "folds": list, "systems": dict, "units": list, "predictions": str}
 Record = TypeVar("Record")
 Rule = tuple[Callable[[Any], bool], str]  # what a value must fulfil, and that in words
 
@@ -171,8 +169,7 @@ class Results:
         where = str(folder / "results.json")
         systems = {name: _record(System, entry, f"{where}, system {name}") for name, entry in about["systems"].items()}
         units = _units(about, systems, where)
-        outcome = _read_predictions(folder / "predictions.csv.gz", about, {(u.system, u.seed, u.test) for u in units})
-        _check_together(folder / "predictions.csv.gz", about)
+        outcome = _read_predictions(folder / "predictions.csv.gz", about)
         try:
             claims = read_claims(about.get("claims", []))
         except OptionError as error:
@@ -265,6 +262,8 @@ class Results:
             found = self.outcome.get((unit.system, unit.seed, unit.test, "test"))
             if found is None:
                 raise DataError(f"{where} is finished and has no test predictions in predictions.csv.gz; run it again")
+            for speaker in sorted({*found.speakers} - speakers.keys()):
+                raise DataError(f"{where}: {unknown_name('speaker', speaker, speakers, 'those of results.json')}")
             if self.crossed:
                 continue  # there, a fold may test any speakers of the other corpus
             if {*found.speakers} != {unit.test}:
@@ -382,13 +381,6 @@ def _record(kind: type[Record], entry: Any, where: str) -> Record:
         raise DataError(f"{where}: {error}") from error
 
 
-def _check_together(path: Path, about: Mapping[str, Any]) -> None:
-    """Raises if predictions were not written with results.json, as when a process was killed between the two."""
-    if about.get("predictions") not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
-        raise DataError(f"{path} is not the one that results.json was written with: copy both, or call "
-                        "cross_validate.py again")
-
-
 def _units(about: Mapping[str, Any], systems: Mapping[str, System], where: str) -> list[Unit]:
     """The listed units, checked, and those that the plan has besides."""
     tests = [_record(_Fold, fold, f"{where}, fold {number}").test for number, fold in enumerate(about["folds"], 1)]
@@ -411,48 +403,22 @@ def _units(about: Mapping[str, Any], systems: Mapping[str, System], where: str) 
             for name, system in systems.items() for seed in system.runs for test in tests]
 
 
-def _read_predictions(path: Path, about: Mapping[str, Any],
-                      known: set[tuple[str, int, str]]) -> dict[tuple[str, int, str, str], Predictions]:
-    """The predictions of each unit and part."""
-    labels = about["labels"]
-    header = _header(labels)
-    skip = len(UNIT_COLUMNS)
-    rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
-    seen: set[tuple[str, int, str, str, str]] = set()
+def _read_predictions(path: Path, about: Mapping[str, Any]) -> dict[tuple[str, int, str, str], Predictions]:
+    """The predictions of each unit and part; with the hash that results.json has, they are those that `write` wrote."""
+    skip, header = len(UNIT_COLUMNS), _header(about["labels"])
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            first = next(reader, [])
-            if first != header:
-                raise DataError(f"{path} has columns {', '.join(first) or '(none)'}; expected {', '.join(header)}")
-            for line, row in enumerate(reader, start=2):
-                where = f"{path}, line {line}"
-                texts, values = predictions.parse_row(row[skip:], len(header) - skip, where)
-                system, seed, fold, part = row[:skip]
-                _check_row(texts, values, part, about, where)
-                key = system, int(seed) if seed.lstrip("-").isdecimal() else -1, fold
-                if key not in known or part not in ("test", "valid"):
-                    raise DataError(f"{where}: system {system}, seed {seed}, fold {fold}, part {part} is not in the "
-                                    "plan of results.json; the two files are not of one protocol")
-                if (*key, part, texts[0]) in seen:
-                    raise DataError(f"{where}: utterance {texts[0]} is listed twice in system {system}, seed {seed}, "
-                                    f"fold {fold}, part {part}")
-                seen.add((*key, part, texts[0]))
-                rows.setdefault((*key, part), []).append((texts, values))
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        packed = path.read_bytes()
+        if about["predictions"] != hashlib.sha256(packed).hexdigest():
+            raise DataError(f"{path} is not the one that results.json was written with: copy both, or call "
+                            "cross_validate.py again")
+        first, *lines = csv.reader(io.StringIO(gzip.decompress(packed).decode(), newline=""))
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return {key: predictions.from_rows(group, labels) for key, group in rows.items()}
-
-
-def _check_row(texts: Sequence[str], values: Sequence[float], part: str, about: Mapping[str, Any], where: str) -> None:
-    _, speaker, *labels = texts
-    for kind, label in zip(("label", "prediction"), labels, strict=True):
-        if label not in about["labels"]:
-            raise DataError(f"{where}: {unknown_name(kind, label, about['labels'], 'labels of results.json')}")
-    if part == "test" and speaker not in about["speakers"]:
-        raise DataError(f"{where}: {unknown_name('speaker', speaker, about['speakers'], 'speakers of results.json')}")
-    if not (abs(sum(values) - 1) < 1e-3 and min(values) >= 0):  # so that NaN is refused
-        raise DataError(f"{where}: probabilities {', '.join(map(str, values))} do not add up to 1")
-    if values[about["labels"].index(texts[3])] < max(values) - ROUNDED:
-        raise DataError(f"{where}: the prediction is {texts[3]}, and {about['labels'][values.index(max(values))]} has "
-                        "the highest probability")
+    if first != header:
+        raise DataError(f"{path} has columns {', '.join(first)}; expected {', '.join(header)}, by results.json")
+    rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}
+    for number, line in enumerate(lines, start=2):
+        system, seed, fold, part = line[:skip]
+        row = predictions.parse_row(line[skip:], len(header) - skip, f"{path}, line {number}")
+        rows.setdefault((system, int(seed), fold, part), []).append(row)
+    return {key: predictions.from_rows(group, about["labels"]) for key, group in rows.items()}

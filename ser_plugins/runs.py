@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import json
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +28,7 @@ from unittest import mock
 from ser_plugins import experiment, protocol
 from ser_plugins.errors import OptionError, SerError
 from ser_plugins.files import write_atomically
+from ser_plugins.values import told_value
 
 BACKENDS = ("loky", "ray", "dask", "sequential")
 LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
@@ -88,6 +90,15 @@ def load_recipe(file: str | Path) -> Any:
     return module
 
 
+def build(file: str | Path, recipes: str | Path, exp: experiment.Experiment) -> protocol.System:
+    """A recipe's system; a hash of the recipe's file tells one that lies outside the folder of ``recipes``."""
+    system = load_recipe(file).build(exp)
+    if Path(file).resolve().parent == Path(recipes).resolve():  # of these, `protocol.VERSION` tells
+        return system
+    code = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return replace(system, code={**system.code, "recipe_code": code})
+
+
 def run(unit: Unit) -> str | None:
     """Trains and tests one unit in this process; what it prints goes to ``output.txt``. Returns its error, if any.
 
@@ -119,14 +130,14 @@ def run(unit: Unit) -> str | None:
 
 def _train(unit: Unit) -> None:
     recipe = load_recipe(unit.recipe)
-    exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", unit.folder])
+    exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", told_value(unit.folder)])
     planned = recipe.load(unit.words)
     rows, test_rows = protocol.prepared_rows(unit.manifests, planned.values)
     (fold,) = [one for one in protocol.all_folds(rows, planned.values) if one.test == unit.test]
-    settings = protocol.run_settings(planned, recipe.build(planned), [*rows, *test_rows], fold)
+    settings = protocol.run_settings(planned, build(unit.recipe, unit.recipes, planned), [*rows, *test_rows], fold)
     if protocol.run_key(settings, fold, unit.seed) != unit.key:
         raise OptionError("corpus, settings or packages are not those of the plan any more; start again")
-    folder, system = Path(unit.folder), recipe.build(exp)
+    folder, system = Path(unit.folder), build(unit.recipe, unit.recipes, exp)
     while not unit.finished:
         started = time.perf_counter()
         try:

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from ser_plugins.errors import OptionError
 
+QUOTES = ("'", '"', "|", ">", "!", "&")  # with which a text of YAML begins that is not what it looks like
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # option → what its value must fulfil, and that in words
 
 
@@ -29,8 +30,8 @@ def parse_value(text: str) -> Any:
 
     Example
     -------
-    >>> parse_value("1e-4"), parse_value("03"), parse_value("[1, a]"), parse_value("null")
-    (0.0001, '03', [1, 'a'], None)
+    >>> parse_value("1e-4"), parse_value("03"), parse_value("[1, a]"), parse_value("null"), parse_value("take #2")
+    (0.0001, '03', [1, 'a'], None, 'take #2')
     """
     digits = text.strip()
     if digits.isdecimal() and digits != str(int(digits)):
@@ -39,6 +40,8 @@ def parse_value(text: str) -> Any:
         value = YAML(typ="safe", pure=True).load(text)
     except ValueError as error:  # as 2020-13-45, which is like a date
         raise OptionError(f"'{text}' is no value ({error}); a text may be put into quotes") from error
+    if (isinstance(value, str) and digits[:1] not in QUOTES) or digits.startswith("#"):
+        return digits  # YAML takes what follows a # for a comment
     for key in value if isinstance(value, dict) else ():
         if ":" in str(key) and value[key] is None:
             name, _, rest = str(key).partition(":")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ser_plugins import results
 
 LABELS = ("anger", "happiness", "neutral", "sadness")
 SYSTEMS = {"majority": ("majority", None), "baseline-96": ("baseline", None), "mp-1": ("mp", 1), "mp-2": ("mp", 2),
@@ -90,9 +92,17 @@ def write_results(folder: Path, *, systems: dict[str, tuple[str, int | None]] = 
             label: int(size) for label, size in zip(labels, sizes[name], strict=True)}}
             for number, name in enumerate(names)},
         "folds": folds, "systems": described, "units": units, **about}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
-    header = ["system", "seed", "fold", "part", "id", "speaker", "label", "prediction", *(f"p_{x}" for x in labels)]
-    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+    results.write(folder, content, lines)
     return folder
+
+
+def lines_of(folder: Path) -> list[list[str]]:
+    """The lines of the predictions, the header first."""
+    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def rewrite(folder: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
+    """Changes the lines of the predictions, as if the protocol had left others."""
+    _, *lines = change(lines_of(folder))
+    results.write(folder, json.loads((folder / "results.json").read_text(encoding="utf-8")), lines)

@@ -246,6 +246,7 @@ def test_kinds_of_system_have_their_numbers_of_runs(recipe, plan, tmp_path, monk
     (("--plan", "[{hparams: nothing.yaml}]"), OptionError,
      "the plan names .*nothing.yaml, which is not there; a name is relative to the plan's folder"),
     (("--plan", "[{hparams: mp.yaml, recipe: nothing.py}]"), OptionError, "no recipe .*nothing.py"),
+    (("--options", "{encoder: deepspeech2}"), OptionError, "encoder is one for all systems: give --encoder"),
     (("--plan", "[{hparams: ser.yaml, head: mq}]"), PluginError, "no head 'mq'; installed: .*baseline, .*mp"),
     (("--plan", "[{hparams: mp.yaml, depth: 2}]"), OptionError, "no option '--depth'"),
     (("--plan", "[{hparams: mp.yaml, labels: [anger, neutral]}]"), OptionError, "labels is one for all systems"),
@@ -370,6 +371,36 @@ def test_a_control_has_the_network_of_its_twin(recipe, plan, tmp_path, tiny_enco
     assert list(Results.load(tmp_path).systems) == ["mp-1-untrained"]
 
 
+def test_another_recipe_has_what_all_share_and_is_named_by_its_code(recipe, plan, tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(runs, "run_all", lambda units, *_: planned.extend(units) or ())
+    own = tmp_path / "own_recipe.py"
+    for comment in ("", "# another version"):
+        own.write_text(f"from train_ser import build, load, train  {comment}")
+        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path / "out", "--plan",
+               f"[{{hparams: mp.yaml, layer: 1}}, {{recipe: {own}, hparams: mp.yaml, layer: 1, suffix: own}}]")
+    ours, first, second = ([unit for unit in units if unit.system == system] for units, system in (
+        (planned, "mp-1"), (planned[:len(planned) // 2], "mp-1-own"), (planned[len(planned) // 2:], "mp-1-own")))
+    assert len({unit.key for unit in ours}) == len(ours) // 2
+    assert not {unit.key for unit in first} & {unit.key for unit in (*ours, *second)}
+    assert {unit.words[1:] for unit in ours} == {unit.words[1:] for unit in (*first, *second)}
+    command = content(tmp_path / "out")["systems"]["mp-1-own"]["command"]
+    assert command.startswith(f"python {own} hparams/mp.yaml --")
+
+
+def test_the_order_of_a_manifest_has_no_part_in_a_run(recipe, plan, tmp_path, tones):
+    def predicted(name, order):
+        folder = tones()
+        head, *lines = (folder / "manifest.csv").read_text().splitlines()
+        (folder / "manifest.csv").write_text("\n".join([head, *order(lines)]) + "\n")
+        recipe(cross_validate.main, "table1.yaml", *plan, "--corpus", "csv", "--data_folder", folder,
+               "--corpus_options", "{}", "--labels", "[calm, tense]", "--output_folder", tmp_path / name, "--systems",
+               "rnn-2", "--folds", "bob", "--runs", "1")
+        return table(tmp_path / name)
+
+    assert predicted("as it is", list) == predicted("reversed #2", lambda lines: lines[::-1])
+
+
 FAILING = """
 import sys
 from ser_plugins.errors import DataError
@@ -436,22 +467,23 @@ def test_results_of_another_corpus_of_the_same_reader_are_not_replaced(recipe, p
 
     before = call()
     with pytest.raises(OptionError, match=r"another protocol \(speaker cem \{'calm': 1, 'tense': 1\} → None; training "
-                                          r"speaker cem → None\); give another --output_folder"):
+                                          r"speaker cem → None; speaker dan None → \{.*\}\); give another"):
         call(speakers=("ann", "bob", "dan"))
     with pytest.raises(OptionError, match=r"speaker ann \{'calm': 1, 'tense': 1\} → \{'calm': 2, 'tense': 2\}; "):
         call(repeats=2)
     assert {path: path.read_bytes() for path in before} == before
     call("--folds", "bob")
     assert list(content(tmp_path / "out")["speakers"]) == ["bob"]
-    with pytest.raises(OptionError, match=r"another protocol \(training speaker cem → None\)"):
+    with pytest.raises(OptionError, match=r"another protocol \(training speaker cem → None; speaker dan None → "):
         call("--folds", "bob", speakers=("ann", "bob", "dan"))
+    with pytest.raises(OptionError, match=r"another protocol \(speaker dan None → \{'calm': 1, 'tense': 1\}\); give"):
+        call("--folds", "bob", speakers=("ann", "bob", "cem", "dan"))
 
 
 def test_the_layers_are_those_of_the_encoder_that_all_share(recipe, plan, tmp_path, tiny_encoder, monkeypatch):
     monkeypatch.setattr(runs, "run_all", lambda *_: ())
-    options = QUICK.replace("}", f", encoder: {tiny_encoder}}}")
-    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--encoder", "deepspeech2", "--plan",
-           "[{hparams: mp.yaml, layer: all}]", "--options", options)
+    recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--plan",
+           "[{hparams: mp.yaml, layer: all}]")
     layers = len(load_encoder(str(tiny_encoder)).layer_dims)
     assert list(content(tmp_path)["systems"]) == [f"mp-{layer}" for layer in range(1, layers + 1)]
     assert layers != len(load_encoder("deepspeech2").layer_dims)

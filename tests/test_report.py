@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import sys
 from html.parser import HTMLParser
@@ -13,7 +12,7 @@ import pytest
 import report
 import report_corpora
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
-from synthetic_results import write_results
+from synthetic_results import lines_of, rewrite, write_results
 
 from ser_plugins import experiment, significance
 from ser_plugins.errors import DataError
@@ -44,13 +43,14 @@ class Page(HTMLParser):
         self.text += data
 
 
+def lines_of_tests(folder, system):
+    """The lines of a system's tests, as mappings."""
+    header, *lines = lines_of(folder)
+    return [dict(zip(header, line, strict=True)) for line in lines if (line[0], line[3]) == (system, "test")]
+
+
 def records(path):
     with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def lines_of(folder):
-    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -67,7 +67,7 @@ def test_table_1_is_scikit_learns(made):
     table = {row["system"]: row for row in records(page.parent / "systems.csv")}
     complete = {"majority": ["1"], "mp-1": ["1"], "mp-1-random": ["1", "2"]}
     for system, seeds in complete.items():
-        lines = [line for line in lines_of(folder) if line["system"] == system and line["part"] == "test"]
+        lines = lines_of_tests(folder, system)
         for name, metric in SKLEARN.items():
             runs = [metric(*([line[key] for line in lines if line["seed"] == seed] for key in ("label", "prediction")))
                     for seed in seeds]
@@ -176,14 +176,13 @@ def test_a_system_that_tells_nothing_apart_and_random_weights_are_remarked(tmp_p
 
 def test_speakers_of_whom_all_but_one_are_alike_give_no_interval(tmp_path):
     folder = write_results(tmp_path, systems={"majority": ("majority", None), "mp-1": ("mp", 1)}, **SMALL)
-    lines = lines_of(folder)
-    changed = next(line for line in lines if (line["system"], line["part"], line["label"]) == ("majority", "test",
-                                                                                            "sadness"))
-    changed.update(prediction="sadness", p_anger="0.1", p_happiness="0.1", p_neutral="0.1", p_sadness="0.7")
-    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+
+    def one_right(lines):
+        changed = next(line for line in lines if (line[0], line[3], line[6]) == ("majority", "test", "sadness"))
+        changed[7:] = ["sadness", "0.1", "0.1", "0.1", "0.7"]
+        return lines
+
+    rewrite(folder, one_right)
     page = report.main([str(folder)])
     row, other = records(page.parent / "systems.csv")
     assert float(row["UA_runs_mean"]) > 0.25
@@ -284,11 +283,7 @@ def test_a_temperature_mends_what_was_spoilt(tmp_path):
 
 def test_a_speaker_of_one_class_and_an_unknown_gender_are_told(tmp_path):
     folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, **SMALL)
-    lines = [line for line in lines_of(folder) if line["speaker"] != "03" or line["label"] == "anger"]
-    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
+    rewrite(folder, lambda lines: [line for line in lines if line[5] != "03" or line[6] == "anger"])
     content = json.loads((folder / "results.json").read_text())
     content["speakers"]["03"] = {"gender": "", "counts": {"anger": content["speakers"]["03"]["counts"]["anger"]}}
     (folder / "results.json").write_text(json.dumps(content))
@@ -321,11 +316,8 @@ def test_labels_may_be_any_text(tmp_path):
 
 def test_systems_on_different_utterances_are_refused(tmp_path):
     folder = write_results(tmp_path, systems={"mp-1": ("mp", 1), "mp-2": ("mp", 2)}, **SMALL)
-    with gzip.open(folder / "predictions.csv.gz", "rt", encoding="utf-8") as file:
-        text = file.read()
-    head, tail = text[:text.index("mp-2,")], text[text.index("mp-2,"):]
-    with gzip.open(folder / "predictions.csv.gz", "wt", encoding="utf-8") as file:
-        file.write(head + tail.replace(",03-000,", ",03-999,"))
+    rewrite(folder, lambda lines: [[*line[:4], line[4].replace("03-000", "03-999"), *line[5:]] if line[0] == "mp-2"
+                                   else line for line in lines])
     with pytest.raises(DataError, match=r"mp-2, run 1 lacks 1 utterance: 03-000 and has besides 1 utterance: 03-999"):
         report.main([str(folder)])
 
@@ -364,7 +356,7 @@ def test_the_matrix_of_corpora(corpora, tmp_path):
     rows = records(page.parent / "corpora.csv")
     assert [(row["train"], row["test"]) for row in rows[:3]] == [
         ("emodb", "emodb"), ("emodb", "ravdess"), ("ravdess", "ravdess")]
-    lines = [line for line in lines_of(corpora[1]) if line["system"] == "mp-2" and line["part"] == "test"]
+    lines = lines_of_tests(corpora[1], "mp-2")
     expected = balanced_accuracy_score(*([line[key] for line in lines] for key in ("label", "prediction")))
     assert float(rows[4]["UA"]) == pytest.approx(expected)
     text = Page(page).text
