@@ -31,9 +31,17 @@ def sweep(entry: Mapping[str, Any], layers: int = 0) -> Iterator[dict[str, Any]]
 
 
 def names(given: Any) -> list[str]:
-    """A list, or words between commas; of ``all``, none."""
+    """A list, or words between commas; of ``all``, none.
+
+    Raises
+    ------
+    OptionError
+        Nothing is given, as by an empty variable of the shell.
+    """
     if given == "all":
         return []
+    if given in (None, ""):
+        raise OptionError("--systems and --folds want names between commas, or all; found nothing")
     return [str(name).strip() for name in (given if isinstance(given, list) else str(given).split(","))]
 
 
@@ -56,11 +64,11 @@ def refuse_misspelt_systems(argv: Sequence[str]) -> None:
         if not isinstance(entry, Mapping) or not (file.parent / str(entry.get("hparams"))).is_file():
             return
         key = OURS.get(str(entry.get("recipe", "train_ser.py")))
-        if key is None:  # another's recipe names its systems as it likes
-            return
         own = command_line.experiment(command_line.tree(file.parent / entry["hparams"]))
         options = {**own, **(shared if key == "head" else {}), **entry}
-        heads.add(str(options.get(key)))
+        if key not in options:  # another's recipe names its systems as it likes; a file of another recipe is told later
+            return
+        heads.add(str(options[key]))
     for name in names(values["systems"]):
         if not any(name == head or name.startswith(f"{head}-") for head in heads):
             told = unknown_name("head", re.sub(r"-\d.*", "", name), heads, "those of the plan")

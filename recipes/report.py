@@ -14,12 +14,14 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import report_corpora
 from report_parts import INTERVAL, Scores, contestants, partly_tested, protocol, scores_of
+from tqdm import tqdm
 
 from ser_plugins import command_line, figures, metrics, page, predictions, significance
 from ser_plugins.claims import judge
@@ -372,8 +374,10 @@ def main(argv: Sequence[str]) -> Path:
     else:
         scores = scores_of(first)
         title, default = first.title, "report"
-        sections = [overview(first, scores), comparisons(first, scores), layers(first, scores), confusions(scores),
-                    speakers(first, scores), calibration(first, scores), curves(first), protocol(first)]
+        made = [partial(one, first, scores) for one in (overview, comparisons, layers)]
+        made += [partial(confusions, scores), partial(speakers, first, scores), partial(calibration, first, scores),
+                 partial(curves, first), partial(protocol, first)]
+        sections = [one() for one in tqdm(made, "sections", leave=False, disable=None)]
     written = page.write(Path(args.output_folder or first.folder / default), title, sections)
     print(f"the report is {written}; its figures and tables lie beside it")
     return written

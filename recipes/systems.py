@@ -183,5 +183,6 @@ def seeds_of(found: Mapping[str, Planned], number: int, number_of: Mapping[str, 
         last = 1 if one.system.deterministic else number_of[kinds[-1]] if kinds else number
         seeds[name] = range(1, last + 1)
     for kind in sorted(unused):
-        raise OptionError("--runs_of: " + unknown_name("kind of system", kind, found, "systems of the plan"))
+        known = found if _NUMBER.search(kind) else {_NUMBER.sub("", name) for name in found}
+        raise OptionError("--runs_of: " + unknown_name("kind of system", kind, known, "those of the plan"))
     return seeds

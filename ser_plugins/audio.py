@@ -5,6 +5,7 @@ Audio comes as a path, as a file's bytes, as a file object open for reading, or 
 
 from __future__ import annotations
 
+import glob
 import io
 import numbers
 import os
@@ -59,8 +60,11 @@ def _open(source: Encoded) -> soundfile.SoundFile:
     name = name_of(source)
     opened: Any = name
     if isinstance(source, str | os.PathLike):
+        if Path(name).is_dir():
+            raise DataError(f"{name}: a folder; need an audio file, or for `ser` a folder that holds some")
         if not Path(name).is_file():
-            raise DataError(f"{name}: no such audio file")
+            pattern = "; no file matches this pattern" if glob.has_magic(name) else ""
+            raise DataError(f"{name}: no such audio file{pattern}")
         empty = Path(name).stat().st_size == 0
     else:
         opened = _seekable(source)

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from ser_plugins import __version__, predict, registry
-from ser_plugins.errors import OptionError, PluginError, SerError, unknown_name
+from ser_plugins.errors import MissingExtraError, OptionError, PluginError, SerError, unknown_name
 
 DECODING = {  # option of transcribe, absent where it is not given → type, and what it says of itself
     "beam_size": (int, "N", "beam search over N texts (default: 0, greedy)"),
@@ -267,17 +267,22 @@ def check_plugins(options: argparse.Namespace) -> int:
         chosen = [(group, name) for group in groups for name in registry.installed(group)]
     from ser_plugins import testing
 
-    broken = []
+    broken: dict[str, PluginError] = {}
     for group, name in chosen:
         try:
             testing.check(group, name)
             print(f"{registry.SINGULAR[group]} '{name}' keeps all {len(testing.RULES[group])} rules", flush=True)
         except PluginError as error:
-            broken.append(error)
+            lacking = error if isinstance(error, MissingExtraError) else error.__cause__
+            if len(chosen) > 1 and isinstance(lacking, MissingExtraError):
+                print(f"not checked: {lacking}", flush=True)
+                continue
+            broken[name] = error
             if len(chosen) > 1:
                 print(f"BROKEN: {error}", flush=True)
     if broken:
-        raise broken[0] if len(chosen) == 1 else PluginError(f"{len(broken)} of {len(chosen)} plugins are broken")
+        raise next(iter(broken.values())) if len(chosen) == 1 else PluginError(
+            f"{len(broken)} of {len(chosen)} plugins are broken: {', '.join(broken)}")
     return 0
 
 

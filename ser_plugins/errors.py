@@ -14,6 +14,10 @@ class PluginError(SerError):
     """A plugin is missing, broken, doubly installed or breaks its contract."""
 
 
+class MissingExtraError(PluginError):
+    """A plugin needs a package that comes with an extra, which is not installed."""
+
+
 class DataError(SerError):
     """Audio, a manifest, a corpus folder or a model file is not what it should be."""
 

@@ -114,6 +114,10 @@ class Experiment:
         return _Keys(self.file, command_line.experiment(_loaded(load_hyperpyyaml, self.file, self.nested(more))))
 
 
+RECIPES = {"plan": "cross_validate.py", "estimator": "train_sklearn.py", "train_data": "train_asr.py",
+           "head": "train_ser.py", "perplexity": "probe.py"}  # key that only files for this recipe have
+
+
 class _Keys(dict[str, Any]):
     """A file's keys; one that a recipe reads and the file lacks is the user's error."""
 
@@ -122,7 +126,9 @@ class _Keys(dict[str, Any]):
         self.file = file
 
     def __missing__(self, key: str) -> Any:
-        raise OptionError(f"{self.file}: {unknown_name('key', key, self, 'keys of this file')}")
+        told = unknown_name("key", key, self, "keys of this file")
+        owner = "".join(f"; a file with '{mark}' is one for recipes/{RECIPES[mark]}" for mark in RECIPES.keys() & self)
+        raise OptionError(f"{self.file}: {told}{owner}")
 
 
 def run(main: Callable[[Sequence[str]], object]) -> None:

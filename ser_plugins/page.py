@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import jinja2
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from ser_plugins import figures
 from ser_plugins.errors import DataError
@@ -146,14 +147,20 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     Raises
     ------
     DataError
-        ``files.json`` is no such list, or a file cannot be written.
+        ``files.json`` is no such list, or a file cannot be written or is there already, not made with a page.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; a page needs a folder")
     made = {"index.html", *(name for section in sections for item in section.saved for name in item.files)}
     before = _listed(folder / MADE)
+    foreign = sorted(name for name in made - before if (folder / name).exists())
+    if foreign:
+        raise DataError(f"{folder / foreign[0]} exists (of {len(made)} files to write, {len(foreign)} do), and no page "
+                        f"was made with it, by {MADE}: give another --output_folder, or remove it")
     _list(folder / MADE, made | before)  # all of them, should this be interrupted
-    for section in sections:
-        for item in section.saved:
-            item.save(folder)
+    for item in tqdm([item for section in sections for item in section.saved], "tables and figures", leave=False,
+                     disable=None):
+        item.save(folder)
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("assets"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(title=title, sections=sections)

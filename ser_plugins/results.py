@@ -413,7 +413,8 @@ def _read_predictions(path: Path, about: Mapping[str, Any]) -> dict[tuple[str, i
                             "cross_validate.py again")
         first, *lines = csv.reader(io.StringIO(gzip.decompress(packed).decode(), newline=""))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path}: {error.strerror}; results.json and this file belong together: copy both, or call "
+                        "cross_validate.py again") from error
     if first != header:
         raise DataError(f"{path} has columns {', '.join(first)}; expected {', '.join(header)}, by results.json")
     rows: dict[tuple[str, int, str, str], list[tuple[list[str], list[float]]]] = {}

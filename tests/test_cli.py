@@ -84,7 +84,18 @@ def test_check_reports_broken_plugins_and_goes_on(ser):
     assert ("BROKEN: head 'sick' of sickness 2.0 (no_such_module:Sick) does not load: its module 'no_such_module' does "
             "not exist") in out
     assert "head 'baseline' keeps all " in out
-    assert re.fullmatch(r"ser: error: 2 of \d+ plugins are broken\n", err)
+    assert re.fullmatch(r"ser: error: 2 of \d+ plugins are broken: (mp, sick|sick, mp)\n", err)
+
+
+def test_a_plugin_whose_extra_is_not_installed_is_not_broken(ser, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    code, out, err = ser("check", "--group", "encoders")
+    assert (code, err) == (0, "")
+    assert "not checked: encoder 'huggingface': it needs the package 'transformers', which is not installed" in out
+    assert "encoder 'deepspeech2' keeps all " in out
+    code, _, err = ser("check", "huggingface")
+    assert code == 2
+    assert "pip install 'ser_plugins[huggingface]'" in err
 
 
 def test_check_of_one_plugin(ser):

@@ -122,6 +122,19 @@ def test_what_an_earlier_page_made_is_removed_and_nothing_else(tmp_path):
         "index.html", "files.json", "numbers.csv", "numbers.tex", "notes.csv", "line2.png"}
 
 
+def test_a_page_needs_a_folder(tmp_path):
+    (tmp_path / "README.md").write_text("text")
+    with pytest.raises(DataError, match=r"README\.md is a file; a page needs a folder"):
+        page.write(tmp_path / "README.md", "one", [Section("A")])
+
+
+def test_a_file_that_no_page_made_is_not_replaced(tmp_path):
+    (tmp_path / "index.html").write_text("the user's")
+    with pytest.raises(DataError, match=r"index\.html exists \(of 5 files to write, 1 do\), and no page was"):
+        page.write(tmp_path, "one", [Section("A", items=[TABLE, picture()])])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.html", "the user's")]
+
+
 def test_what_is_apart_is_a_file_and_not_on_the_page(tmp_path):
     written = page.write(tmp_path, "one", [Section("A", apart=[TABLE, picture()])])
     assert {path.name for path in tmp_path.iterdir()} == {

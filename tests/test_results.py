@@ -230,7 +230,7 @@ def test_a_description_that_does_not_fit(folder, change, message):
     (lambda folder: (folder / "results.json").unlink(), "results.json: No such file.*name the folder that .*cross_val"),
     (lambda folder: (folder / "results.json").write_text('{"corpus": '), "results.json is no JSON: Expecting value"),
     (lambda folder: (folder / "results.json").write_text("[]"), "'corpus' must be a str"),
-    (lambda folder: (folder / "predictions.csv.gz").unlink(), "predictions.csv.gz cannot be read: .*No such file"),
+    (lambda folder: (folder / "predictions.csv.gz").unlink(), "predictions.csv.gz: No such file.*copy both"),
 ])
 def test_a_broken_folder(folder, spoil, message):
     spoil(folder)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ser_plugins.contracts import SAMPLE_RATE, Encoder, Encoding, Frames, class_name, fingerprint
-from ser_plugins.errors import DataError, OptionError, PluginError
+from ser_plugins.errors import DataError, MissingExtraError, OptionError, PluginError
 from ser_plugins.registry import failure
 
 WRAPPERS = {  # transformers' name of a kind of model → SpeechBrain's module and class
@@ -190,7 +190,8 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise PluginError(f"encoder 'huggingface': {failure(error)}; pip install 'ser_plugins[huggingface]'") from error
+        what = f"encoder 'huggingface': {failure(error)}; pip install 'ser_plugins[huggingface]'"
+        raise (MissingExtraError if isinstance(error, ModuleNotFoundError) else PluginError)(what) from error
 
 
 def _wrapped(source: str, kind: str) -> Any:
