@@ -40,7 +40,7 @@ def names(given: Any) -> list[str]:
     """
     if given == "all":
         return []
-    if given in (None, ""):
+    if given in (None, "", []):
         raise OptionError("--systems and --folds want names between commas, or all; found nothing")
     return [str(name).strip() for name in (given if isinstance(given, list) else str(given).split(","))]
 

@@ -367,18 +367,21 @@ def main(argv: Sequence[str]) -> Path:
     parser.add_argument("results", nargs="+", metavar="RESULTS")
     parser.add_argument("--output_folder", metavar="DIR")
     args = parser.parse_args(argv)
-    first, *others = (Results.load(folder) for folder in args.results)
+    default = "report" if len(args.results) == 1 else "report_corpora"
+    folder = Path(args.output_folder or Path(args.results[0], default))
+    page.refuse_foreign(folder)  # before what takes minutes
+    first, *others = map(Results.load, args.results)
     if others:
-        title, default = "across corpora", "report_corpora"
+        title = "across corpora"
         sections = report_corpora.sections([first, *others])
     else:
         scores = scores_of(first)
-        title, default = first.title, "report"
+        title = first.title
         made = [partial(one, first, scores) for one in (overview, comparisons, layers)]
         made += [partial(confusions, scores), partial(speakers, first, scores), partial(calibration, first, scores),
                  partial(curves, first), partial(protocol, first)]
         sections = [one() for one in tqdm(made, "sections", leave=False, disable=None)]
-    written = page.write(Path(args.output_folder or first.folder / default), title, sections)
+    written = page.write(folder, title, sections)
     print(f"the report is {written}; its figures and tables lie beside it")
     return written
 

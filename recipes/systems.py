@@ -86,6 +86,9 @@ def planned(exp: experiment.Experiment) -> dict[str, Planned]:
             found[one.system.name] = one
     if not found:
         raise OptionError(f"{exp.file}: the plan has no system")
+    for key in values["options"]:
+        if not any(word.startswith(f"--{key}=") for one in found.values() for word in one.words):
+            print(f"--options: no system of the plan takes {key}")
     return found
 
 

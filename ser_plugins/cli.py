@@ -267,7 +267,7 @@ def check_plugins(options: argparse.Namespace) -> int:
         chosen = [(group, name) for group in groups for name in registry.installed(group)]
     from ser_plugins import testing
 
-    broken: dict[str, PluginError] = {}
+    broken: list[tuple[str, PluginError]] = []
     for group, name in chosen:
         try:
             testing.check(group, name)
@@ -277,12 +277,12 @@ def check_plugins(options: argparse.Namespace) -> int:
             if len(chosen) > 1 and isinstance(lacking, MissingExtraError):
                 print(f"not checked: {lacking}", flush=True)
                 continue
-            broken[name] = error
+            broken.append((name, error))
             if len(chosen) > 1:
                 print(f"BROKEN: {error}", flush=True)
     if broken:
-        raise next(iter(broken.values())) if len(chosen) == 1 else PluginError(
-            f"{len(broken)} of {len(chosen)} plugins are broken: {', '.join(broken)}")
+        raise broken[0][1] if len(chosen) == 1 else PluginError(
+            f"{len(broken)} of {len(chosen)} plugins are broken: {', '.join(name for name, _ in broken)}")
     return 0
 
 

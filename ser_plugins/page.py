@@ -149,14 +149,8 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     DataError
         ``files.json`` is no such list, or a file cannot be written or is there already, not made with a page.
     """
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; a page needs a folder")
     made = {"index.html", *(name for section in sections for item in section.saved for name in item.files)}
-    before = _listed(folder / MADE)
-    foreign = sorted(name for name in made - before if (folder / name).exists())
-    if foreign:
-        raise DataError(f"{folder / foreign[0]} exists (of {len(made)} files to write, {len(foreign)} do), and no page "
-                        f"was made with it, by {MADE}: give another --output_folder, or remove it")
+    before = refuse_foreign(folder, made)
     _list(folder / MADE, made | before)  # all of them, should this be interrupted
     for item in tqdm([item for section in sections for item in section.saved], "tables and figures", leave=False,
                      disable=None):
@@ -169,6 +163,24 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
         (folder / name).unlink(missing_ok=True)
     _list(folder / MADE, made)
     return folder / "index.html"
+
+
+def refuse_foreign(folder: Path, names: Collection[str] = ("index.html",)) -> set[str]:
+    """Refuses a folder with files of these names that no page was made with; returns those of its page, if any.
+
+    Raises
+    ------
+    DataError
+        The first of them, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; a page needs a folder")
+    before = _listed(folder / MADE)
+    foreign = sorted(name for name in {*names} - before if (folder / name).exists())
+    if foreign:
+        raise DataError(f"{folder / foreign[0]} exists (of {len(names)} files to write, {len(foreign)} do), and no "
+                        f"page was made with it, by {MADE}: give another --output_folder, or remove it")
+    return before
 
 
 def _listed(path: Path) -> set[str]:

@@ -7,6 +7,7 @@ Labels are names, never numbers.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,19 @@ def write(path: str | Path, outcome: Sequence[tuple[Row, Sequence[float]]], labe
         Utterances and their probabilities in the order of ``labels``.
     labels : Sequence[str]
         The label list.
+
+    Raises
+    ------
+    DataError
+        An utterance stands there twice, or its probabilities are not numbers from 0 that add up to 1.
     """
+    for name, count in Counter(row.id for row, _ in outcome).items():
+        if count > 1:
+            raise DataError(f"{path}: utterance {name} is predicted {count} times: predict each once")
+    for row, probabilities in outcome:
+        if not (len(probabilities) == len(labels) and min(probabilities) >= 0 and abs(sum(probabilities) - 1) < 1e-3):
+            raise DataError(f"{path}: {row.id} has the probabilities {', '.join(f'{one:g}' for one in probabilities)}: "
+                            f"need {len(labels)} numbers of 0 or more that add up to 1")
     lines = [[row.id, row.speaker, row.emotion, labels[int(np.argmax(probabilities))],
               *(f"{probability:.6f}" for probability in probabilities)]
              for row, probabilities in sorted(outcome, key=lambda pair: pair[0].id)]

@@ -350,7 +350,8 @@ def read_about(path: Path) -> dict[str, Any]:
     for key, kind in KINDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             found = "no such key" if not isinstance(content, dict) or key not in content else repr(content[key])[:60]
-            raise DataError(f"{path}: '{key}' must be a {kind.__name__}, found {found}")
+            raise DataError(f"{path}: '{key}' must be a {kind.__name__}, found {found}; it is not what "
+                            "cross_validate.py writes: call that again")
     _check_fields({key: value for key, value in content.items() if key in NULLABLE}, str(path))
     if not _texts(content["labels"]):
         raise DataError(f"{path}: 'labels' must be a list of names, found {content['labels']!r:.60}")

@@ -412,7 +412,8 @@ def _bootstrap(systems: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]], 
                metric: str | LabelMetric, level: float, resamples: int, seed: int) -> list[Result]:
     """Studentised interval of a system's metric, for each of ``pairs`` of one; of two, and p of their difference.
 
-    All are of the same draws of the speakers, of which so many are in memory at once as `BLOCK` allows.
+    All are of the same draws of the speakers. In memory are counts of as many draws as `BLOCK` allows, and a score of
+    each pair and draw.
     """
     speakers = systems[0].shape[1]
     if speakers < 2:

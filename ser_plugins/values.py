@@ -33,7 +33,7 @@ def parse_value(text: str) -> Any:
     >>> parse_value("1e-4"), parse_value("03"), parse_value("[1, a]"), parse_value("null"), parse_value("take #2")
     (0.0001, '03', [1, 'a'], None, 'take #2')
     """
-    digits = text.strip()
+    digits = text.strip(" \t\r\n")
     if digits.isdecimal() and digits != str(int(digits)):
         return digits
     try:

@@ -93,6 +93,10 @@ def test_a_plugin_whose_extra_is_not_installed_is_not_broken(ser, monkeypatch):
     assert (code, err) == (0, "")
     assert "not checked: encoder 'huggingface': it needs the package 'transformers', which is not installed" in out
     assert "encoder 'deepspeech2' keeps all " in out
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    code, out, err = ser("check", "--group", "corpora")
+    assert (code, err) == (0, "")
+    assert "not checked: corpus 'synthetic' speaks through espeak-ng, which is not installed: pip install" in out
     code, _, err = ser("check", "huggingface")
     assert code == 2
     assert "pip install 'ser_plugins[huggingface]'" in err

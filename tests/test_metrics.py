@@ -205,6 +205,16 @@ def test_predictions_are_read_as_written(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.csv"]
 
 
+@pytest.mark.parametrize("spoilt", [[float("nan")] * 4, [7, -6, 0, 0], [0.5, 0.4, 0, 0], [0.5, 0.5]])
+def test_what_are_no_probabilities_is_not_written(tmp_path, spoilt):
+    (row, _), *_ = outcome(["a"])
+    with pytest.raises(DataError, match=r"new\.csv: a has the probabilities .*: need 4 numbers of 0 or more"):
+        predictions.write(tmp_path / "new.csv", [(row, spoilt)], LABELS)
+    with pytest.raises(DataError, match=r"new\.csv: utterance a is predicted 2 times: predict each once"):
+        predictions.write(tmp_path / "new.csv", outcome(["a", "a"]), LABELS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_order_in_which_they_were_computed_does_not_matter(tmp_path):
     said = outcome(["c", "a", "b"])
     predictions.write(tmp_path / "1.csv", said, LABELS)

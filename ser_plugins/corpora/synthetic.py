@@ -47,7 +47,7 @@ from ser_plugins.audio import SAMPLE_RATE
 from ser_plugins.contracts import Corpus, Utterance
 from ser_plugins.corpora import espeak
 from ser_plugins.corpora.labels import load_labels
-from ser_plugins.errors import DataError, OptionError, PluginError
+from ser_plugins.errors import DataError, MissingExtraError, OptionError
 from ser_plugins.files import write_atomically
 
 GENERATOR_VERSION = 1  # raised by every change of what is spoken or how; no file outlives it
@@ -149,14 +149,14 @@ def require_espeak() -> tuple[str, str]:
 
     Raises
     ------
-    PluginError
+    MissingExtraError
         The wheel is not installed.
     """
     try:
         import espeakng_loader
     except ImportError as error:
-        raise PluginError("corpus 'synthetic' speaks through espeak-ng, which is not installed: "
-                          "pip install 'ser_plugins[synthetic]'") from error
+        raise MissingExtraError("corpus 'synthetic' speaks through espeak-ng, which is not installed: "
+                                "pip install 'ser_plugins[synthetic]'") from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 
