@@ -148,7 +148,7 @@ def _described(one: Planned, stamps: Sequence[Mapping[str, Any]], seeds: Sequenc
 
 
 def _from_clone(file: str) -> str:
-    """A file of this repository as its README names it, another's as it was given."""
+    """A file of this repository as its README names it, another's by the path that the plan leads to."""
     path, clone = Path(file).resolve(), HERE.resolve().parent
     return str(path.relative_to(clone)) if path.is_relative_to(clone) else file
 

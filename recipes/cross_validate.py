@@ -133,8 +133,8 @@ def of_other_settings(one: Protocol, todo: Sequence[runs.Unit]) -> list[str]:
         except (OSError, ValueError, TypeError):
             then = {}
         own, fold = one.systems[name], folds.find(one.chosen, unit.test)
-        exp = runs.load_recipe(own.recipe).load([*own.words, "--seed", str(unit.seed), "--output_folder",
-                                                    told_value(str(folder))])
+        words = [*own.words, "--seed", str(unit.seed), "--output_folder", told_value(str(folder))]
+        exp = runs.load_recipe(own.recipe).load(words)
         now = protocol.run_settings(exp, own.system, [*one.rows, *one.test_rows], fold)
         different = "; ".join(experiment.differences(then, {**dict.fromkeys(then), **now})) if then else ""
         found.setdefault(different or "they cannot be told", []).append(f"{len(beside)} of {name}")

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from ser_plugins.errors import OptionError
 
-QUOTES = ("'", '"', "|", ">", "!", "&")  # with which a text of YAML begins that is not what it looks like
+QUOTES = ("'", '"', "|", ">", "!", "&")  # a text that begins so is not what YAML reads of it
 Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # option → what its value must fulfil, and that in words
 
 
