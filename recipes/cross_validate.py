@@ -221,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
     """All that is asked for is prepared, and then run; with several corpora, a protocol of each and of every pair."""
     exp = experiment.load(argv)
     experiment.check_values(exp.values, RULES)
-    runs.check_backend(exp.values["backend"], exp.decisive_options)
+    runs.check_backend(exp.values["backend"])
     cells = cross_corpus.cells(exp, argv)
     alone = [len(cells) == 1 or cell.values["test_corpus"] is None for cell in cells]  # where a corpus is told
     protocols = [prepared(cell, told=told) for cell, told in zip(cells, alone, strict=True)]

@@ -24,14 +24,12 @@ import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import speechbrain as sb
 import torch
-from in_step import InStep  # noqa: F401  `--backend stacked` asks a recipe for it
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -53,13 +51,13 @@ FLAT_FEATURE_OPTIONS = ("pitch",)
 class SERBrain(sb.Brain):
     """Training of a head on stored representations. A batch is a list of utterances, each a list of its variants."""
 
-    def chosen(self, batch: Sequence[Sequence[store.Item]], stage: sb.Stage) -> list[store.Item]:
-        """A variant of each utterance: in training one that is drawn, else the undisturbed one."""
-        return [self.draw.choice(variants) if stage == sb.Stage.TRAIN else variants[0] for variants in batch]
-
     def compute_forward(self, batch: Sequence[Sequence[store.Item]], stage: sb.Stage) -> Tensor:
-        """Logits, ``[batch, classes]``."""
-        inputs: HeadInputs = self.store.inputs(self.chosen(batch, stage))
+        """Logits, ``[batch, classes]``; training draws one variant of tempo and gain of each utterance."""
+        if stage == sb.Stage.TRAIN:
+            chosen = [self.draw.choice(variants) for variants in batch]
+        else:
+            chosen = [variants[0] for variants in batch]
+        inputs: HeadInputs = self.store.inputs(chosen)
         logits: Tensor = self.modules.head(inputs.to(self.device))
         if logits.shape != (len(batch), len(self.hparams.labels)):
             raise PluginError(f"head '{self.hparams.head}' gives logits of shape {tuple(logits.shape)}; expected "
@@ -270,64 +268,10 @@ def train(exp: experiment.Experiment, system: protocol.System, rows: Sequence[ma
     folder : Path
         The run's folder.
     """
-    training = prepared(exp, system, rows, test_rows, fold, folder)
-    brain = training.brain
-    try:
-        brain.fit(brain.hparams.epoch_counter, training.loader, training.evaluated["valid"], progressbar=False)
-    finally:
-        training.close()
-    return report(training)
-
-
-@dataclass
-class Training:
-    """A run between its preparation and its report.
-
-    Arguments
-    ---------
-    exp, system, fold, folder
-        As of `train`.
-    parts : Mapping[str, Sequence[Row]]
-        Utterances of ``train``, ``valid`` and ``test``.
-    settings : Mapping[str, Any]
-        Of `protocol.run_settings`.
-    brain : SERBrain
-        With its head, optimiser and checkpoints.
-    loader : DataLoader
-        Batches of an epoch.
-    evaluated : Mapping[str, DataLoader]
-        Batches of ``valid`` and ``test``.
-    log : list[logging.Handler]
-        Where the run's log goes.
-    """
-
-    exp: experiment.Experiment
-    system: protocol.System
-    fold: folds.Fold
-    folder: Path
-    parts: Mapping[str, Sequence[manifest.Row]]
-    settings: Mapping[str, Any]
-    brain: SERBrain
-    loader: DataLoader
-    evaluated: Mapping[str, DataLoader]
-    log: list[logging.Handler]
-
-    def close(self) -> None:
-        """Ends the progress bar: an error gets a line of its own."""
-        if hasattr(self.brain, "bar"):  # not with --test_only
-            self.brain.bar.close()
-
-
-def prepared(exp: experiment.Experiment, system: protocol.System, rows: Sequence[manifest.Row],
-             test_rows: Sequence[manifest.Row], fold: folds.Fold, folder: Path, *, beside: bool = False) -> Training:
-    """A run that is ready to be trained; arguments as of `train`.
-
-    ``beside``: the runs that this process prepared before stay its own.
-    """
     values = exp.values
     parts = protocol.split(rows, test_rows, fold, values)
     settings = protocol.run_settings(exp, system, [*rows, *test_rows], fold)
-    experiment.claim_folder(folder, settings, values["overwrite"], beside=beside)
+    experiment.claim_folder(folder, settings, values["overwrite"])
     resolved = {"test_speaker": fold.test, "output_folder": str(folder)}
     hparams = exp.build(resolved)
     sb.create_experiment_directory(str(folder), str(exp.file), exp.nested(resolved), experiment.LOG_CONFIG)
@@ -346,20 +290,17 @@ def prepared(exp: experiment.Experiment, system: protocol.System, rows: Sequence
     keep_freed_memory()
     loader = DataLoader(items["train"], batch_sampler=brain.batches, collate_fn=list)  # type: ignore[arg-type, var-annotated]
     evaluated = {part: evaluation(items[part], values["batch_size"]) for part in ("valid", "test")}
-    return Training(exp, system, fold, folder, parts, settings, brain, loader, evaluated,
-                    list(logging.getLogger().handlers))
-
-
-def report(training: Training) -> Path:
-    """Tests a trained run's best epoch and leaves its results; returns the folder."""
-    exp, system, brain, folder = training.exp, training.system, training.brain, training.folder
-    values, head, checkpointer = exp.values, system.model, brain.checkpointer
+    try:
+        brain.fit(hparams["epoch_counter"], loader, evaluated["valid"], progressbar=False)
+    finally:
+        if hasattr(brain, "bar"):  # not with --test_only
+            brain.bar.close()  # an error gets a line of its own
     best, latest = checkpointer.find_checkpoint(min_key="loss"), checkpointer.find_checkpoint()
     if best is None:
         raise OptionError(f"{folder} holds no trained epoch: --test_only is for a run that has been trained")
-    losses = brain.curve.losses  # the best checkpoint, which is loaded next, has those before it
+    losses = curve.losses  # the best checkpoint, which is loaded next, has those before it
     outcomes = {}
-    for part, utterances in training.evaluated.items():
+    for part, utterances in evaluated.items():
         brain.evaluate(utterances, min_key="loss", progressbar=False)
         outcomes[part] = brain.outcome
 
@@ -368,14 +309,13 @@ def report(training: Training) -> Path:
     model = {**values, "feature_options": feature_options(values), "head_options": system.options,
              "temperature": calibrate(outcomes["valid"], values["labels"])}
     models.save_model(folder / "model", model, system.extractor, system.encoder, head)
-    protocol.report(folder, system.name, training.parts, training.fold, training.settings, outcomes, {
+    protocol.report(folder, system.name, parts, fold, settings, outcomes, {
         "loss": brain.test_loss, "epochs": latest.meta["epoch"], "tested_epoch": best.meta["epoch"],
         "curve": losses, "protocol": {
             "trainable_parameters": sum(p.numel() for p in head.parameters() if p.requires_grad),
             "device": str(brain.device)}})
-    print(f"{system.name} on {values['corpus']}, test speaker {training.fold.test} "
-          f"({len(training.parts['test'])} utterances), epoch {best.meta['epoch']}, the best of "
-          f"{latest.meta['epoch']}\neverything lies in {folder}")
+    print(f"{system.name} on {values['corpus']}, test speaker {fold.test} ({len(parts['test'])} utterances), "
+          f"epoch {best.meta['epoch']}, the best of {latest.meta['epoch']}\neverything lies in {folder}")
     return folder
 
 

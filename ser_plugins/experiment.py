@@ -47,7 +47,7 @@ NOT_DECISIVE = {"device", "noprogressbar", "tqdm_colored_bar", "test_only", "log
 RESULTS = ("metrics.json", "encoder")  # of a run whose checkpoints were removed
 STAMP = "settings.json"  # of a run's folder
 LOCK = f".{STAMP}.lock"  # held by the process that trains it
-_LOCKED: list[int] = []  # descriptors of those that this process trains
+_LOCKED: list[int] = []  # its descriptor
 LOG_CONFIG = str(Path(__file__).with_name("log_config.yaml"))
 
 
@@ -274,10 +274,10 @@ class RunTaken(OptionError):
     """Another process trains the run."""
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, *, beside: bool = False) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     """Makes a run's folder, or takes up the run in it if that has the same settings or has trained nothing yet.
 
-    Other processes are kept out of it until this one ends, or claims another that is not ``beside`` it.
+    Other processes are kept out of it until this one ends or claims another.
 
     Arguments
     ---------
@@ -287,8 +287,6 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, *, 
         All that decides the run's numbers, as JSON; ``recipe`` is the recipe's name.
     overwrite : bool
         Throws away a run that the folder holds.
-    beside : bool
-        Those that this process claimed before stay its own.
 
     Raises
     ------
@@ -305,9 +303,6 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], overwrite: bool, *, 
     if strangers and STAMP not in there:
         raise OptionError(f"{folder} holds {strangers[0]} and no {STAMP}: it is no run's folder; give another "
                           "--output_folder")
-    if not beside:
-        while _LOCKED:
-            os.close(_LOCKED.pop())
     _lock(folder / LOCK)
     try:
         stamped = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else None
@@ -353,18 +348,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _lock(path: Path) -> None:
-    """Locks a file until this process ends, however it does, or closes it."""
-    descriptor = None
+    """Locks a file until this process ends, however it does, or locks another: it trains one run at a time."""
+    while _LOCKED:
+        os.close(_LOCKED.pop())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-        _LOCKED.append(descriptor)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _LOCKED.append(os.open(path, os.O_RDWR | os.O_CREAT))
+        fcntl.lockf(_LOCKED[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if descriptor is None:
+        if error.errno in (errno.EAGAIN, errno.EACCES) and _LOCKED:
+            raise RunTaken(f"another process trains the run in {path.parent}: let it end, or give another "
+                              "--output_folder") from error
+        if not _LOCKED:
             raise DataError(f"{path.parent} cannot be made: {error.strerror}; is the folder writable and the disk not "
                             "full?") from error
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise RunTaken(f"another process trains the run in {path.parent}: let it end, or give another "
-                           "--output_folder") from error
         logger.warning("%s cannot be locked (%s): start no second process on this run", path, error.strerror)

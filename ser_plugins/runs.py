@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -26,11 +26,11 @@ from typing import Any
 from unittest import mock
 
 from ser_plugins import experiment, protocol
-from ser_plugins.errors import OptionError, SerError, out_of_memory
+from ser_plugins.errors import OptionError, SerError
 from ser_plugins.files import write_atomically
 from ser_plugins.values import told_value
 
-BACKENDS = ("loky", "ray", "dask", "sequential", "stacked")
+BACKENDS = ("loky", "ray", "dask", "sequential")
 LEFT = ("predictions.csv", "predictions_valid.csv", "metrics.json", "seconds.json")  # by a finished run
 POLL = 1.0  # s, between looks at a unit that another process trains, and at the parent
 KILLED = "its process was killed more than once; was the memory full? fewer --jobs need less"
@@ -105,46 +105,30 @@ def run(unit: Unit) -> str | None:
     A unit that another process trains is waited for: the command may have been given twice.
     """
     import torch
-
-    os.chdir(unit.home)
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
-    output = io.StringIO()
-    _, error = _caught(functools.partial(_train, unit), output)
-    _keep(unit, output)
-    return _told(error, output)
-
-
-def _caught(do: Callable[[], Any], output: io.StringIO) -> tuple[Any, BaseException | None]:
-    """What a function returns, or the error that it raises; what it prints goes to ``output``."""
     from speechbrain.utils import logger
 
-    once = mock.patch.object(logger, "get_environment_description", _environment)  # SpeechBrain asks pip in every run
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), once:
-        try:
-            return do(), None
-        except (Exception, SystemExit) as error:  # a recipe of another's may call sys.exit
-            return None, error
-
-
-def _told(error: BaseException | None, output: io.StringIO) -> str | None:
-    if error is None or isinstance(error, SerError):
-        return None if error is None else str(error)
-    return output.getvalue()[-2000:] + "".join(traceback.format_exception(error))
-
-
-def _keep(unit: Unit, output: io.StringIO) -> None:
-    """Writes what a unit printed to its folder."""
-    folder = Path(unit.folder)
-    if (folder / experiment.STAMP).is_file():  # without it, the folder would be no run's
-        with contextlib.suppress(SerError):  # a full disk has been told
-            write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
-
-
-def _loaded(unit: Unit) -> tuple[Any, tuple[Any, ...]]:
-    """The recipe's module, and the arguments of its ``train``."""
+    os.chdir(unit.home)
     if unit.recipes not in sys.path:
         sys.path.insert(0, unit.recipes)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    once = mock.patch.object(logger, "get_environment_description", _environment)  # SpeechBrain asks pip in every run
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output), once:
+        try:
+            _train(unit)
+        except SerError as error:
+            return str(error)
+        except (Exception, SystemExit):  # a recipe of another's may call sys.exit
+            return output.getvalue()[-2000:] + traceback.format_exc()
+        finally:
+            folder = Path(unit.folder)
+            if (folder / experiment.STAMP).is_file():  # without it, the folder would be no run's
+                with contextlib.suppress(SerError):  # a full disk has been told
+                    write_atomically(folder / "output.txt", lambda file: file.write(output.getvalue()))
+    return None
+
+
+def _train(unit: Unit) -> None:
     recipe = load_recipe(unit.recipe)
     exp = recipe.load([*unit.words, "--seed", str(unit.seed), "--output_folder", told_value(unit.folder)])
     planned = recipe.load(unit.words)
@@ -153,25 +137,16 @@ def _loaded(unit: Unit) -> tuple[Any, tuple[Any, ...]]:
     settings = protocol.run_settings(planned, build(unit.recipe, unit.recipes, planned), [*rows, *test_rows], fold)
     if protocol.run_key(settings, fold, unit.seed) != unit.key:
         raise OptionError("corpus, settings or packages are not those of the plan any more; start again")
-    system = build(unit.recipe, unit.recipes, exp)
-    return recipe, (exp, system, rows, test_rows, fold, Path(unit.folder))
-
-
-def _train(unit: Unit) -> None:
-    recipe, arguments = _loaded(unit)
+    folder, system = Path(unit.folder), build(unit.recipe, unit.recipes, exp)
     while not unit.finished:
         started = time.perf_counter()
         try:
-            recipe.train(*arguments)
+            recipe.train(exp, system, rows, test_rows, fold, folder)
         except experiment.RunTaken:
             time.sleep(POLL)
         else:
-            _finish(unit, time.perf_counter() - started)
+            write_atomically(folder / "seconds.json", functools.partial(json.dump, time.perf_counter() - started))
             return
-
-
-def _finish(unit: Unit, seconds: float) -> None:
-    write_atomically(Path(unit.folder) / "seconds.json", functools.partial(json.dump, seconds))
 
 
 @functools.cache
@@ -196,8 +171,7 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
     backend : str
         ``"loky"``, processes of this machine; ``"ray"`` or ``"dask"``, the cluster at ``RAY_ADDRESS`` or
         ``DASK_SCHEDULER_ADDRESS``, or without an address one that is started here; ``"sequential"``, this process,
-        one after the other, for a debugger; ``"stacked"``, this process, the runs of a system as one network: for a
-        GPU.
+        one after the other, for a debugger.
 
     Raises
     ------
@@ -205,12 +179,11 @@ def run_all(units: Sequence[Unit], jobs: int, backend: str = "loky") -> Iterator
         As of `check_backend`.
     """
     check_backend(backend)
-    yield from {"loky": _loky, "ray": _ray, "dask": _dask, "sequential": _sequential, "stacked": _stacked
-                }[backend](units, jobs)
+    yield from {"loky": _loky, "ray": _ray, "dask": _dask, "sequential": _sequential}[backend](units, jobs)
 
 
-def check_backend(backend: str, decisive_options: Mapping[str, Any] | None = None) -> None:
-    """Refuses a backend whose package is not installed, or that does not have one of SpeechBrain's run options.
+def check_backend(backend: str) -> None:
+    """Refuses a backend whose package is not installed.
 
     Raises
     ------
@@ -219,65 +192,10 @@ def check_backend(backend: str, decisive_options: Mapping[str, Any] | None = Non
     package = {"ray": "ray", "dask": "distributed"}.get(backend)
     if package is not None and importlib.util.find_spec(package) is None:
         raise OptionError(f"--backend {backend}: {package} is missing; pip install 'ser_plugins[{backend}]'")
-    if backend == "stacked" and decisive_options:
-        raise OptionError(f"--backend stacked trains as SpeechBrain does by default, without "
-                          f"--{next(iter(decisive_options))}: choose another backend, or leave that out")
 
 
 def _sequential(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
     return map(_named, units)
-
-
-def _stacked(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:
-    """Runs of a system in step, as many as ``jobs``; where a recipe cannot do that, one after the other."""
-    systems: dict[tuple[str, str], list[Unit]] = {}
-    for unit in units:
-        systems.setdefault((unit.system, unit.recipe), []).append(unit)
-    for (_, recipe), own in systems.items():
-        if hasattr(load_recipe(recipe), "InStep"):
-            for start in range(0, len(own), jobs):
-                yield from _in_step(own[start:start + jobs])
-        else:
-            yield from _sequential(own, 1)
-
-
-def _in_step(units: Sequence[Unit]) -> Iterator[tuple[Unit, str | None]]:
-    started = time.perf_counter()
-    recipe: Any = None
-    ready: dict[int, tuple[Unit, io.StringIO]] = {}  # of trainings, by their identity
-    trainings: list[Any] = []
-    elsewhere: list[Unit] = []
-    for unit in units:
-        output = io.StringIO()
-        loaded, error = _caught(functools.partial(_loaded, unit), output)
-        if error is None:
-            recipe, arguments = loaded
-            training, error = _caught(functools.partial(recipe.prepared, *arguments, beside=bool(trainings)), output)
-        if error is None:
-            trainings.append(training)
-            ready[id(training)] = unit, output
-        elif isinstance(error, experiment.RunTaken):
-            elsewhere.append(unit)
-        else:
-            yield unit, _told(error, output)
-    ended = iter(recipe.InStep(trainings) if trainings else ())
-    while ready:
-        result, error = _caught(functools.partial(next, ended), io.StringIO())
-        if error is not None:
-            break
-        training, failure = result
-        unit, output = ready.pop(id(training))
-        if failure is None:
-            _, failure = _caught(functools.partial(recipe.report, training), output)
-        if failure is None:
-            _finish(unit, (time.perf_counter() - started) / len(units))
-        _keep(unit, output)
-        yield unit, _told(failure, output)
-    for unit, output in ready.values():
-        if isinstance(error, Exception) and out_of_memory(error):
-            error = OptionError(f"{len(ready)} runs in step do not fit in memory: give fewer --jobs")
-        yield unit, _told(error, output)
-    yield from _sequential(elsewhere, 1)  # another process trains these: they are waited for
 
 
 def _loky(units: Sequence[Unit], jobs: int) -> Iterator[tuple[Unit, str | None]]:

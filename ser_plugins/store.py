@@ -246,16 +246,17 @@ class Store:
 
     def inputs(self, items: Sequence[Item]) -> HeadInputs:
         """What the head needs of a batch of stored items."""
-        def frames(kind: str) -> Frames:
-            return Frames.from_list([self.read(kind, one) for one in items], self.rate(kind))
+        features = None
+        if self.extractor is not None:
+            features = Frames.from_list([self.read("features", one) for one in items], self.extractor.rate)
+        sequences = {layer: Frames.from_list([self.read(f"layer{layer}", one) for one in items], self._rate())
+                     for layer in numbers(self.needs.sequences)}
+        means = {layer: torch.stack([self._means(one)[layer] for one in items]) for layer in numbers(self.needs.means)}
+        log_probs = (Frames.from_list([self.read("log_probs", one) for one in items], self._rate())
+                     if self.needs.log_probs else None)
+        return HeadInputs(features, sequences, means, log_probs)
 
-        return HeadInputs(
-            frames("features") if self.extractor is not None else None,
-            {layer: frames(f"layer{layer}") for layer in numbers(self.needs.sequences)},
-            {layer: torch.stack([self.means(one)[layer] for one in items]) for layer in numbers(self.needs.means)},
-            frames("log_probs") if self.needs.log_probs else None)
-
-    def means(self, one: Item) -> dict[int, Tensor]:
+    def _means(self, one: Item) -> dict[int, Tensor]:
         """Means of the needed layers; they are small, and stay in memory."""
         if one.key not in self._cached:
             assert self.encoder is not None
@@ -263,11 +264,9 @@ class Store:
             self._cached[one.key] = {layer: layers[layer - 1].clone() for layer in numbers(self.needs.means)}
         return self._cached[one.key]
 
-    def rate(self, kind: str) -> float:
-        """Frames per second of a kind of array."""
-        part = self.extractor if kind == "features" else self.encoder
-        assert part is not None
-        return part.rate
+    def _rate(self) -> float:
+        assert self.encoder is not None
+        return self.encoder.rate
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,16 @@ from types import SimpleNamespace
 
 import collect
 import cross_validate
-import in_step
 import numpy as np
 import processes
 import pytest
 import report
 import torch
-import train_ser
 import train_sklearn
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from ser_plugins import audio, experiment, folds, runs, stacked
+from ser_plugins import audio, experiment, folds, runs
 from ser_plugins.corpora import manifest
 from ser_plugins.errors import DataError, OptionError, PluginError
 from ser_plugins.models import load_encoder
@@ -296,102 +294,6 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(recipe, plan, results,
     recipe(cross_validate.main, *words)
     chosen = [row for row in table(results) if row["system"] in ("mp-1", "random")]
     assert sorted(map(str, table(tmp_path))) == sorted(map(str, chosen))
-
-
-STACKED = "[{hparams: mp.yaml}, {hparams: rnn.yaml, units: 16}, {hparams: progressive.yaml, units: 8}]"
-
-
-def said_of(root):
-    """Every prediction of a results folder's runs, in one order."""
-    rows = sorted(table(root), key=lambda row: [row[key] for key in ("system", "seed", "fold", "part", "id")])
-    return rows, np.array([[float(row[f"p_{label}"]) for label in content(root)["labels"]] for row in rows])
-
-
-def test_runs_in_step_are_those_by_themselves(recipe, plan, tmp_path):
-    """Without dropout, whose masks are others."""
-    words = ("table1.yaml", *plan, "--plan", STACKED, "--options", QUICK.replace("}", ", dropout: 0.0}"),
-             "--store_folder", tmp_path / "store")
-    for backend in ("sequential", "stacked"):
-        recipe(cross_validate.main, *words, "--output_folder", tmp_path / backend, "--backend", backend, "--jobs", "3")
-    (rows, expected), (found_rows, found) = said_of(tmp_path / "sequential"), said_of(tmp_path / "stacked")
-    assert len(rows) == 3 * 2 * 2 * 2 * 12  # systems, folds, seeds, parts, utterances
-    assert [(row["system"], row["seed"], row["id"]) for row in rows] == [
-        (row["system"], row["seed"], row["id"]) for row in found_rows]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    units = (content(tmp_path / backend)["units"] for backend in ("sequential", "stacked"))
-    for one, other in zip(*units, strict=True):
-        np.testing.assert_allclose(one["curve"], other["curve"], atol=1e-5)
-    folder = next(tmp_path.glob("stacked/runs/progressive-2/test-S03/seed-2-*"))
-    assert (folder / "log.txt").read_text().count("Going into epoch") == 2  # its own, and no other's
-    assert "everything lies in" in (folder / "output.txt").read_text()
-
-
-def test_a_run_does_not_depend_on_those_that_it_is_in_step_with(recipe, plan, tmp_path, monkeypatch):
-    """Nor on an end and another start."""
-    words = ("table1.yaml", *plan, "--plan", STACKED, "--systems", "progressive-2", "--backend", "stacked",
-             "--store_folder", tmp_path / "store")
-    recipe(cross_validate.main, *words, "--output_folder", tmp_path / "four", "--jobs", "4")
-    (rows, expected), validate = said_of(tmp_path / "four"), in_step.InStep._validate
-    trained = []
-
-    def ended(self, epochs):
-        trained.append(epochs)
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        validate(self, epochs)
-
-    monkeypatch.setattr(in_step.InStep, "_validate", ended)
-    with pytest.raises(KeyboardInterrupt):
-        recipe(cross_validate.main, *words, "--output_folder", tmp_path / "three", "--jobs", "3")
-    recipe(cross_validate.main, *words, "--output_folder", tmp_path / "three", "--jobs", "3")
-    assert [sorted(epochs.values()) for epochs in trained] == [[1] * 3, [2] * 3, [2] * 3, [1], [2]]
-    again, found = said_of(tmp_path / "three")
-    assert [row["id"] for row in again] == [row["id"] for row in rows]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-
-
-def test_a_run_that_fails_in_step_is_told_and_the_others_are_kept(recipe, plan, tmp_path, monkeypatch, capsys):
-    step = train_ser.SERBrain.optimizers_step
-
-    def failing(brain):
-        if (brain.hparams.seed, brain.hparams.test_speaker) == (2, "S03"):
-            raise ValueError("no luck")
-        step(brain)
-
-    words = ("table1.yaml", *plan, "--systems", "mp-1,random", "--backend", "stacked", "--jobs", "8",
-             "--output_folder", tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(train_ser.SERBrain, "optimizers_step", failing)
-        with pytest.raises(SystemExit, match="1"):
-            recipe(cross_validate.main, *words)
-    assert re.search("FAILED mp-1, test S03, seed 2: .*ValueError: no luck", capsys.readouterr().err, re.DOTALL)
-    states = [(unit["test"], unit["seed"], unit["state"]) for unit in content(tmp_path)["units"]
-              if unit["system"] == "mp-1"]
-    assert states == [("S01", 1, "finished"), ("S03", 1, "finished"), ("S01", 2, "finished"), ("S03", 2, "failed")]
-    recipe(cross_validate.main, *words)  # as the disk is full no more
-    assert {unit["state"] for unit in content(tmp_path)["units"]} == {"finished"}
-
-
-def test_what_ends_a_whole_stack_is_told_of_each_of_its_runs(recipe, plan, tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(stacked.Stack, "__call__", full)
-    with pytest.raises(SystemExit, match="1"):
-        recipe(cross_validate.main, "table1.yaml", *plan, "--systems", "mp-1,random", "--backend", "stacked", "--jobs",
-               "3", "--output_folder", tmp_path)
-    error = capsys.readouterr().err
-    assert error.count("3 runs in step do not fit in memory: give fewer --jobs") == 3
-    assert error.count("1 runs in step do not fit in memory") == 1
-    assert {unit["state"] for unit in content(tmp_path)["units"] if unit["system"] == "random"} == {"finished"}
-
-
-def test_runs_in_step_refuse_what_they_do_not_do(recipe, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "run_all", lambda *_: pytest.fail("something is run"))
-    with pytest.raises(OptionError, match="--backend stacked trains as SpeechBrain does by default, without "
-                                          "--precision: choose another backend, or leave that out"):
-        recipe(cross_validate.main, "table1.yaml", *plan, "--output_folder", tmp_path, "--backend", "stacked",
-               "--precision", "bf16")
 
 
 @pytest.fixture

@@ -322,23 +322,6 @@ def test_a_run_has_one_process_at_a_time(tmp_path):
     assert json.loads((folder / "settings.json").read_text()) == settings
 
 
-def test_runs_beside_each_other_are_held_together(tmp_path):
-    code = "import fcntl, sys\nfor name in sys.argv[1:]: fcntl.lockf(open(name, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-
-    def free(*names):
-        locks = [tmp_path / name / experiment.LOCK for name in names]
-        done = subprocess.run([sys.executable, "-c", code, *map(str, locks)], capture_output=True, check=False)
-        assert done.returncode == 0 or b"BlockingIOError" in done.stderr
-        return done.returncode == 0
-
-    for name in ("first", "second"):
-        experiment.claim_folder(tmp_path / name, {"recipe": "train_ser"}, overwrite=False, beside=name == "second")
-    assert not free("first")
-    assert not free("second")
-    experiment.claim_folder(tmp_path / "third", {"recipe": "train_ser"}, overwrite=False)
-    assert free("first", "second")
-
-
 def test_a_run_that_has_trained_nothing_takes_other_settings(tmp_path):
     folder = tmp_path / "run"
     for layer in (1, 2):
