@@ -123,6 +123,19 @@ def test_what_carries_over_is_arousal_in_one_direction():
         *found[2:]) in text
 
 
+def test_the_trainings_are_counted(results):
+    """The sum of seconds is without those of the GPU, whose share README names and the results do not tell apart."""
+    first, second = results
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert {unit.state for one in results for unit in one.units} == {"finished"}
+    assert f"{len(first.units):,} and {len(second.units):,} trainings on two cores" in text
+    assert f"their seconds add up to {sum(unit.seconds for unit in first.units) / 3600:.1f} and, but for 343" in text
+    runs = {name: {len(one.runs(name)) for one in results} for name in first.systems}
+    recurrent = {name for name in runs if name.startswith(("baseline", "rnn", "progressive"))}
+    assert len(recurrent) == 18
+    assert {name for name in runs if runs[name] == {3}} == recurrent
+
+
 def test_every_claim_has_its_verdict(results):
     rows = table("| claim | EmoDB | p, Holm | | RAVDESS | p, Holm | |")
     expected = [[] for _ in results[0].claims]
